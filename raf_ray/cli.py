@@ -1,0 +1,41 @@
+"""What the commands share: config words, and how errors end a command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from raf_ray.config import Config, load_config
+from raf_ray.errors import InputError, RunError
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", action="append", default=[], metavar="NAME",
+                        help="named settings; may be given several times, the later wins")  # fmt: skip
+    parser.add_argument("--config", metavar="FILE", help="YAML file, such as a run folder's config.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="a config key and its value (YAML)")
+
+
+def config_from(arguments: argparse.Namespace) -> Config:
+    return load_config(arguments.preset, arguments.config, arguments.overrides)
+
+
+def run_command(main: Callable[[Sequence[str]], None], words: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code: 2 for a wrong request, 1 for a run that failed, 130 when stopped."""
+    try:
+        main(sys.argv[1:] if words is None else words)
+    except InputError as error:
+        return _end(f"error: {error}", 2)
+    except RunError as error:
+        return _end(f"failed: {error}", 1)
+    except KeyboardInterrupt as error:
+        return _end(f"stopped{f' ({error})' if str(error) else ''}", 130)
+    except BrokenPipeError:
+        return 141
+    return 0
+
+
+def _end(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code

@@ -1,0 +1,172 @@
+"""Several federations from one seed, initial weights and people: the methods side by side."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from raf_ray import assembly
+from raf_ray.assembly import Prepared
+from raf_ray.config import Config
+from raf_ray.config.loading import merge, preset_path, read_yaml, validate
+from raf_ray.config.tree import ObjectiveConfig
+from raf_ray.errors import InputError
+from raf_ray.experiment import connected, run_prepared, watchers_for
+from raf_ray.federation.run_folder import RunFolder
+from raf_ray.files import write_json, write_text
+from raf_ray.metrics.drift import drift_to_reference
+from raf_ray.report.plots import draw_drift
+
+BUDGET_METHOD = "raf-mixed"
+"""--equal-compute stops every method at this one's forward pixels."""
+
+
+def methods_of(config: Config) -> dict[str, Config]:
+    """Method name -> its config. References first: one federation a tier, all its clients of that tier."""
+    plans = assembly.plan_clients(config)
+    levels = config.objective.levels
+    paper = ObjectiveConfig(name="mrkd", levels=levels)
+    plus: dict[str, Any] = {"objective": paper.model_dump()}
+    merge(plus, read_yaml(preset_path("raf_plus")))
+    plain = ObjectiveConfig(name="heatmap", levels=levels)
+    methods: dict[str, Config] = {}
+    for tier in dict.fromkeys(plan.tier for plan in plans):
+        methods[f"fedavg-{tier}"] = _with(config, plain, [tier] * len(plans))
+    methods["fedavg-mixed"] = _with(config, plain)
+    methods["multires-mixed"] = _with(config, ObjectiveConfig(name="multires", levels=levels))
+    methods["raf-mixed"] = _with(config, paper)
+    methods["raf-plus-mixed"] = _with(config, validate(ObjectiveConfig, plus["objective"]))
+    return methods
+
+
+def _with(config: Config, objective: ObjectiveConfig, clients: list[str] | None = None) -> Config:
+    update: dict[str, Any] = {"objective": objective}
+    if clients is not None:
+        update["federation"] = config.federation.model_copy(update={"clients": clients})
+    return config.model_copy(update=update)
+
+
+def at_equal_compute(methods: Mapping[str, Config]) -> dict[str, Config]:
+    """The same methods with as many whole rounds as `raf-mixed`'s total forward pixels allow."""
+
+    def a_round(config: Config) -> float:
+        plans = assembly.plan_clients(config)
+        counts = config.data.counts or [config.data.people_per_client or 1] * len(plans)
+        return sum(assembly.expected_pixels(config, p, n) for p, n in zip(plans, counts, strict=True))
+
+    reference = methods[BUDGET_METHOD]
+    budget = a_round(reference) * reference.federation.rounds
+    changed = {}
+    for name, config in methods.items():
+        rounds = max(1, int(budget / a_round(config) + 1e-9))
+        factor = rounds / config.federation.rounds
+        federation = config.federation.model_copy(update={"rounds": rounds})
+        steps = [max(1, round(step * factor)) for step in config.optimizer.steps]
+        optimizer = config.optimizer.model_copy(update={"steps": steps})
+        changed[name] = config.model_copy(update={"federation": federation, "optimizer": optimizer})
+    return changed
+
+
+def compare(
+    config: Config,
+    output: Path,
+    *,
+    only: Sequence[str] | None,
+    equal_compute: bool,
+    resume: bool,
+    overwrite: bool,
+    address: str | None,
+    console: Console,
+) -> dict[str, dict[str, Any]]:
+    """Run the methods one after the other, each into its folder below `output`; method -> results.json."""
+    every = methods_of(config)
+    if equal_compute:
+        every = at_equal_compute(every)
+        console.print(
+            f"Equal compute: each method stops at {BUDGET_METHOD}'s total forward pixels "
+            "(all levels counted); its schedule is rescaled to its rounds.",
+            highlight=False,
+        )
+    chosen = _choose(every, only)
+    prepared = {name: assembly.prepare(method) for name, method in chosen.items()}
+    _check_output(output, resume, overwrite)
+    results: dict[str, dict[str, Any]] = {}
+    with connected(config, len(next(iter(prepared.values())).plans), address) as description:
+        if description:
+            console.print(description, style="dim", highlight=False, soft_wrap=True)
+        for name, request in prepared.items():
+            results[name] = _one(request, output / name, resume, overwrite, address, console, name)
+    _add_references(results, output)
+    write_json(output / "comparison.json", {"equal_compute": equal_compute, "runs": results})
+    write_text(output / "comparison.csv", _csv(results))
+    draw_drift(output / "drift.png", results)
+    return results
+
+
+def _one(
+    request: Prepared,
+    folder: Path,
+    resume: bool,
+    overwrite: bool,
+    address: str | None,
+    console: Console,
+    name: str,
+) -> dict[str, Any]:
+    resume_this = resume and (folder / "config.yaml").is_file()
+    return run_prepared(
+        request, folder, resume=resume_this, overwrite=overwrite, address=address,
+        watchers=watchers_for(request.config, console, name),
+    ).values  # fmt: skip
+
+
+def _choose(every: Mapping[str, Config], only: Sequence[str] | None) -> dict[str, Config]:
+    if only is None:
+        return dict(every)
+    unknown = [name for name in only if name not in every]
+    if unknown:
+        raise InputError(f"--only: unknown method '{unknown[0]}' (known: {', '.join(every)})")
+    return {name: every[name] for name in every if name in only}
+
+
+def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
+    if output.is_dir() and any(output.iterdir()) and not resume and not overwrite:
+        raise InputError(
+            f"output folder {output} is not empty; choose another --output, or add --resume to go on with its "
+            "comparison or --overwrite to replace its runs"
+        )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to output folder {output}: {error.strerror}") from error
+
+
+def _add_references(results: dict[str, dict[str, Any]], output: Path) -> None:
+    """Fill in drift_to_reference where the one-tier federations ran."""
+    references = {
+        values["train_resolutions"][0]: values["by_resolution"][values["train_resolutions"][0]]
+        for values in results.values()
+        if len(values["train_resolutions"]) == 1 and values["objective"] == "heatmap"
+    }
+    for name, values in results.items():
+        by_tier = {size: values["by_resolution"][size] for size in values["train_resolutions"]}
+        values["drift_to_reference"] = drift_to_reference(by_tier, references)
+        write_json(RunFolder(output / name) / "results.json", values)
+
+
+def _csv(results: Mapping[str, Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    sizes = list(dict.fromkeys(size for values in results.values() for size in values["by_resolution"]))
+    costs = ("rounds", "forward_pixels", "seconds")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", *sizes, "drift_spread", "drift_to_reference", *costs])
+    for name, values in results.items():
+        scores = [values["by_resolution"].get(size) for size in sizes]
+        totals = values["totals"]
+        drift = [values["drift_spread"], values["drift_to_reference"]]
+        writer.writerow([name, *scores, *drift, values["rounds"], totals["forward_pixels"], totals["seconds"]])
+    return text.getvalue()

@@ -1,0 +1,196 @@
+"""From presets, files and ``key=value`` words to a validated tree, and back to YAML.
+
+Precedence: defaults < --preset (later ones win) < --config file < key=value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from raf_ray.config.tree import Config, Section
+from raf_ray.errors import InputError
+
+PRESETS = Path(__file__).parent / "presets"
+REPLACED_WHOLE = ("resolution.tiers", "federation.clients", "data.annotations", "data.images")
+"""Mappings that a later source replaces instead of merging into."""
+
+Tree = TypeVar("Tree", bound=BaseModel)
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(f"unknown preset '{name}'{_nearest(name, preset_names())}")
+    return path
+
+
+def load_config(presets: Iterable[str] = (), file: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Resolve a config. Raises InputError with one clear sentence for whatever is wrong."""
+    values: dict[str, Any] = {}
+    for name in presets:
+        merge(values, read_yaml(preset_path(name)))
+    if file is not None:
+        merge(values, read_yaml(Path(file)))
+    for word in overrides:
+        merge(values, parse_override(word))
+    return validate(Config, values)
+
+
+def parse_override(word: str) -> dict[str, Any]:
+    """``"objective.alpha=0.7"`` -> {"objective": {"alpha": 0.7}}; the value is YAML 1.2."""
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise InputError(f"'{word}' is not an override; write key=value, such as federation.rounds=10")
+    value: Any = parse_yaml(text, where=f"{key}: ") if text.strip() else ""
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def parse_yaml(text: str, where: str = "") -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise InputError(f"{where}'{text}' is not valid YAML: {_first_line(error)}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read config file {path}: {error}") from error
+    except YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {_first_line(error)}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds no mapping of config keys")
+    return values
+
+
+def write_yaml(config: BaseModel) -> str:
+    """The resolved tree as YAML that `load_config` takes back."""
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(config.model_dump(mode="json"), stream)
+    return stream.getvalue()
+
+
+def merge(into: dict[str, Any], values: Mapping[str, Any], path: str = "") -> None:
+    """Merge mappings key by key; anything else replaces what was there."""
+    for key, value in values.items():
+        here = f"{path}{key}"
+        old = into.get(key)
+        if isinstance(value, Mapping) and isinstance(old, dict) and here not in REPLACED_WHOLE:
+            merge(old, value, f"{here}.")
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def validate(tree: type[Tree], values: Mapping[str, Any]) -> Tree:
+    """`values` as a typed tree, or InputError naming the first wrong key and what it may be."""
+    _check_keys(tree, values)
+    try:
+        return tree.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(error)) from error
+
+
+def walk(tree: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All (dotted key, pydantic field) pairs below `tree`, in order, without the sections themselves."""
+    for name, field in tree.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is None or not isinstance(field.default, Section):
+            yield f"{prefix}{name}", field
+        if section is not None:
+            yield from walk(section, f"{prefix}{name}.")
+
+
+def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (old, new) wherever two trees differ."""
+    before, after = (_flatten(tree.model_dump(mode="json")) for tree in (old, new))
+    keys = [*before, *(key for key in after if key not in before)]
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key, ...) != after.get(key, ...)}
+
+
+def flatten(config: BaseModel) -> dict[str, Any]:
+    """Dotted key -> value, lists and mappings of data kept whole."""
+    return _flatten(config.model_dump(mode="json"))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        here = f"{prefix}{key}"
+        if isinstance(value, Mapping) and here not in REPLACED_WHOLE:
+            flat.update(_flatten(value, f"{here}."))
+        else:
+            flat[here] = value
+    return flat
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def _check_keys(tree: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> None:
+    for key, value in values.items():
+        here = f"{prefix}{key}"
+        field = tree.model_fields.get(str(key))
+        if field is None:
+            every = [name for name, _ in walk(Config)] if tree is not Config else list(dict(walk(Config)))
+            raise InputError(f"unknown key '{here}'{_nearest(here, every)}")
+        section = _section_of(field.annotation)
+        if section is None:
+            continue
+        if isinstance(value, Mapping):
+            _check_keys(section, value, f"{here}.")
+        elif isinstance(field.default, Section):
+            raise InputError(f"'{here}' is a section, not a value; set one of its keys, such as "
+                             f"{here}.{next(iter(section.model_fields))}")  # fmt: skip
+
+
+def _explain(error: ValidationError) -> str:
+    """The first complaint as one sentence."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or "[" not in str(part))
+    same = [e for e in error.errors() if e["loc"][:2] == first["loc"][:2]]
+    message = "; or ".join(dict.fromkeys(_plain(e) for e in same))
+    if first["type"] == "value_error":
+        return _plain(first)
+    key = ".".join(str(part) for part in first["loc"][:2]) if len(same) > 1 else place
+    return f"{key}: {message} (got {first['input']!r})"
+
+
+def _plain(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "literal_error":
+        return "must be " + str(error["ctx"]["expected"])
+    if error["type"] == "string_pattern_mismatch":
+        return "an import path 'package.module:name'"
+    return message[0].lower() + message[1:]
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)})"
+
+
+def _first_line(error: YAMLError) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,260 @@
+"""What can be asked for: one typed, frozen tree. The text under each field is its help on the command line.
+
+The defaults are those of the `demo` preset: a federation that learns on a CPU in minutes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
+
+
+class Section(BaseModel):
+    """A branch of the tree."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=False
+    )
+
+
+class ResolutionConfig(Section):
+    """Which sizes exist."""
+
+    tiers: dict[str, str] = {"high": "128x96", "mid": "96x72", "low": "64x48"}
+    """Tier names and their sizes, height x width. A preset or file that names tiers replaces them all."""
+
+
+class AugmentConfig(Section):
+    """One augmentation a person and batch (HRNet's for MPII)."""
+
+    flip: Share = 0.5
+    """Probability of a mirror image."""
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Box size drawn from N(1, scale), cut to 1 +- scale."""
+    rotation: Annotated[float, Field(ge=0, le=90)] = 30.0
+    """Degrees; drawn from N(0, rotation), cut to +- rotation, for 60 % of the people."""
+    half_body: Share = 0.3
+    """Probability of showing only the upper or lower half of a person with more than 8 labelled joints."""
+
+
+class DataConfig(Section):
+    """Whose people, and how they are split."""
+
+    name: Literal["synthetic", "coco", "mpii", "shards"] | ImportPath = "synthetic"
+    """`synthetic`, `coco`, `mpii`, `shards` (made by raf_ray.prepare), or `package.module:function`."""
+    root: str | None = None
+    """Folder of the data set or of the prepared shards."""
+    annotations: dict[Literal["train", "test"], str] | None = None
+    """Annotation files below the root, by split; null: the data set's official layout."""
+    images: dict[Literal["train", "test"], str] | None = None
+    """Picture folders below the root, by split; null: the data set's official layout."""
+    skeleton: Literal["coco17", "mpii16", "lsp14"] | ImportPath | None = None
+    """Joints of a data set in COCO form: a known one or `package.module:SKELETON`; null: the data set's own."""
+    people_per_client: Positive | None = 600
+    """Training people a client; null: all, in equal parts. Not used by `partition: counts`."""
+    val_people: Positive | None = 200
+    """People that rounds are scored on; null: the whole validation split (synthetic: 200)."""
+    test_people: Positive | None = 400
+    """People that the final table is scored on; null: the whole test split (synthetic: 400)."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training pictures that become `val` (coco, mpii and their like)."""
+    partition: Literal["equal", "counts", "dirichlet_size", "dirichlet_pose"] = "equal"
+    """How clients share the people: same number, `counts`, or non-IID by person size or pose cluster."""
+    counts: list[Positive] | None = None
+    """Training people of each client, in order, for `partition: counts`."""
+    concentration: Annotated[float, Field(gt=0)] = 0.5
+    """Dirichlet concentration; smaller is less alike."""
+    augment: AugmentConfig | None = None
+    """`true` for HRNet's augmentation, its own keys below, or `false`."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """A picture that is missing or cannot be decoded ends the run, or its people are left out and counted."""
+    upsampled: Literal["keep", "skip"] = "keep"
+    """People smaller in the picture than the client's tier: train on them, or leave them out."""
+    synthetic_height: Positive = 160
+    """Smallest height in pixels of a synthetic person's box; larger tiers upsample."""
+    cache_mb: Annotated[float, Field(ge=0)] = 4096
+    """Memory for a client's pixels; what does not fit is read and cut again every epoch."""
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _needs(self) -> DataConfig:
+        if self.name in ("coco", "mpii", "shards") and not self.root:
+            raise ValueError(f"data.root: {self.name} needs the folder of its data; set data.root=FOLDER")
+        if (self.partition == "counts") != (self.counts is not None):
+            raise ValueError("data.counts: give it exactly with data.partition=counts")
+        return self
+
+
+class ModelConfig(Section):
+    """Image of any size -> heatmaps."""
+
+    name: (
+        Literal["demo", "simple_baseline", "vitpose_small", "vitpose_base", "vitpose_large", "vitpose_huge"]
+        | ImportPath
+    ) = "demo"
+    """A built-in model or `package.module:function` of the number of joints."""
+    depth: Literal[18, 50] = 18
+    """ResNet depth of `simple_baseline`."""
+    checkpoint: str | None = None
+    """Weights to start from: a run's model.pt, or for vitpose_* a MAE or ViTPose checkpoint."""
+
+
+class ObjectiveConfig(Section):
+    """What a client minimises. Defaults are the RAF paper's; `raf_plus` and marked switches are ours."""
+
+    name: Literal["heatmap", "multires", "mrkd"] | ImportPath = "mrkd"
+    """`heatmap` (own tier only), `multires` (no distillation), `mrkd` (RAF), or `package.module:function`."""
+    alpha: Share = 0.5
+    """Share of the target in a student's loss; 1 is no distillation."""
+    levels: Literal["tiers"] | list[str] = "tiers"
+    """Pyramid below a client's own tier: every lower tier, or those of this list that are lower."""
+    teacher: Literal["previous", "highest", "ensemble"] = "previous"
+    """Which higher levels teach a level."""
+    weighting: Literal["convex", "additive"] = "convex"
+    """alpha * gt + (1 - alpha) * kd, or gt + kd_weight * kd."""
+    kd_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the distillation loss with `weighting: additive`."""
+    loss: Literal["mse", "kl"] = "mse"
+    """Distillation loss."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Temperature of `loss: kl`."""
+    resize: Literal["nearest", "bilinear", "matched"] = "nearest"
+    """How student and teacher come to one size; `matched` is ours."""
+    level_weights: Literal["equal", "area"] | list[Annotated[float, Field(ge=0)]] = "equal"
+    """Weight of each level's loss, own tier first; `area` is ours."""
+    sampling: Literal["all", "pair", "random"] = "all"
+    """Levels that a batch trains: all, own + one lower, or one alone; the latter two are ours."""
+    own_share: Share | None = None
+    """Probability of the own tier alone (`pair`, null = 0; `random`, null = 0.5); ours."""
+
+
+class AlgorithmConfig(Section):
+    """How updates are combined."""
+
+    name: Literal["fedavg"] = "fedavg"
+    """Federated averaging (McMahan et al. 2017)."""
+    weighting: Literal["people", "equal"] = "people"
+    """A client weighs by its number of people, or each the same (the RAF authors' code)."""
+
+
+class FederationConfig(Section):
+    """Who takes part, for how long, and where it runs."""
+
+    clients: list[str] | dict[str, Positive] = ["high", "mid", "low"]
+    """One tier (or HxW) a client, or a number of clients a tier."""
+    rounds: Positive = 16
+    """Rounds of training."""
+    local_epochs: Positive = 1
+    """Passes over a client's people in a round."""
+    participation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the clients that train in a round, at least one."""
+    engine: Literal["ray", "in_process"] = "ray"
+    """Ray actors, or the same clients one after the other in this process, for a debugger; same bits."""
+    checkpoint_every: Positive = 1
+    """Rounds between checkpoints, from which --resume goes on."""
+
+    @field_validator("clients")
+    @classmethod
+    def _some(cls, value: list[str] | dict[str, int]) -> list[str] | dict[str, int]:
+        if not value:
+            raise ValueError("federation.clients: name at least one client, such as [high, mid, low]")
+        return value
+
+
+class OptimizerConfig(Section):
+    """A client's local optimiser."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """AdamW or SGD."""
+    lr: Annotated[float, Field(gt=0)] = 4e-3
+    """Peak learning rate."""
+    batch_size: Positive = 8
+    """People a step."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Not applied to norms, biases and position embeddings."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """AdamW's moments."""
+    momentum: Share = 0.9
+    """SGD's momentum."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning-rate factor a layer from the head down (ViTPose: 0.75); models that name layers only."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest gradient norm; null: none."""
+    schedule: Literal["constant", "cosine", "steps"] = "cosine"
+    """Learning rate over the rounds."""
+    steps: list[Positive] = []
+    """Rounds after which `steps` multiplies the rate by 0.1."""
+    reset_each_round: bool = True
+    """Make the optimiser anew each round, or keep its moments between rounds."""
+
+
+class EvaluationConfig(Section):
+    """How models are scored."""
+
+    resolutions: list[str] = ["160x120", "128x96", "112x84", "96x72", "80x60", "64x48", "48x36"]
+    """Sizes of the drift curve; the trained tiers are always added."""
+    every: Positive = 4
+    """Rounds between scorings on `val` at the trained tiers (and the last round)."""
+    metric: Literal["pckh_0.5", "pckh_neck_0.5", "pck_torso_0.2", "oks_ap"] = "pck_torso_0.2"
+    """PCKh by head box, by neck to head top; PCK by torso; COCO's OKS AP."""
+    decode: Literal["argmax", "dark"] = "argmax"
+    """Peak with a quarter-pixel offset, or DARK."""
+    flip_test: bool = False
+    """Average with the mirror image's heatmaps."""
+    split: Literal["test", "val"] = "test"
+    """Split of the final table; `val` leaves the test people unseen (for searches)."""
+    batch_size: Positive = 50
+    """People a forward pass."""
+
+
+class ResourcesConfig(Section):
+    """What an actor may use."""
+
+    gpus_per_client: Annotated[float, Field(ge=0)] = 0.0
+    """GPU share of a client (0.25: four clients a GPU); 0: CPU."""
+    cpus_per_client: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """CPU share of a client; auto: what the cluster has, shared out, at most 1."""
+    threads: Positive = 1
+    """Threads of a client's CPU work; part of the results' bits."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: autocast of forward passes."""
+    dashboard: bool = True
+    """Start the Ray dashboard with a private local cluster."""
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    mlflow: bool = True
+    """Log the run to MLflow."""
+    uri: str | None = None
+    """Tracking server; null: SQLite file mlflow.db beside the run folders."""
+    experiment: str = "raf-ray"
+    """MLflow experiment."""
+
+
+class Config(Section):
+    """One federation."""
+
+    resolution: ResolutionConfig = ResolutionConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    federation: FederationConfig = FederationConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of everything random: data, splits, initial weights, orders, augmentation."""

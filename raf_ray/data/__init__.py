@@ -1,0 +1,1 @@
+"""People for clients: sources, splits, tier-honest crops, augmentation, heatmap codec, batches."""

@@ -1,0 +1,87 @@
+"""Joints <-> heatmaps: Gaussian targets encoded beside the two decoders, in half-pixel coordinates.
+
+An image point x lies at (x + 0.5) / 4 - 0.5 in its heatmap, so encode and decode are exact inverses at any
+size, and a mirror image needs no shift (unbiased data processing, Huang et al. 2020).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from raf_ray.filters import gaussian_blur
+from raf_ray.resolution import HEATMAP_STRIDE, Size
+
+SIGMA = 2.0
+"""Standard deviation of the target's Gaussian in heatmap pixels, at every size (the paper's)."""
+
+
+def image_to_heatmap(points: Tensor) -> Tensor:
+    return (points + 0.5) / HEATMAP_STRIDE - 0.5
+
+
+def heatmap_to_image(points: Tensor) -> Tensor:
+    return (points + 0.5) * HEATMAP_STRIDE - 0.5
+
+
+def encode(points: Tensor, size: Size, sigma: float = SIGMA) -> Tensor:
+    """Unbiased Gaussian targets of peak 1: (B, K, 2) points in heatmap pixels -> (B, K, h, w).
+
+    `size` is the heatmap's. The Gaussian is separable, so a batch is one outer product.
+    """
+    grid_x = torch.arange(size.width, device=points.device, dtype=points.dtype)
+    grid_y = torch.arange(size.height, device=points.device, dtype=points.dtype)
+    along_x = torch.exp(-((grid_x - points[..., 0, None]) ** 2) / (2 * sigma**2))
+    along_y = torch.exp(-((grid_y - points[..., 1, None]) ** 2) / (2 * sigma**2))
+    return along_y[..., :, None] * along_x[..., None, :]
+
+
+def decode(heatmaps: Tensor, method: Literal["argmax", "dark"] = "argmax") -> tuple[Tensor, Tensor]:
+    """(B, K, h, w) heatmaps -> (B, K, 2) points in heatmap pixels and (B, K) confidences (the peaks)."""
+    width = heatmaps.shape[-1]
+    confidence, place = heatmaps.flatten(2).max(-1)
+    x, y = place % width, place // width
+    refine = _dark_offset if method == "dark" else _quarter_offset
+    points = torch.stack([x, y], dim=-1).to(heatmaps.dtype) + refine(heatmaps, x, y)
+    return points, confidence
+
+
+def _neighbours(maps: Tensor, x: Tensor, y: Tensor, dx: int, dy: int) -> Tensor:
+    """(B, K) values at (x + dx, y + dy), replicated at the edge."""
+    height, width = maps.shape[-2:]
+    index = (y + dy).clamp(0, height - 1) * width + (x + dx).clamp(0, width - 1)
+    return maps.flatten(2).gather(-1, index.unsqueeze(-1)).squeeze(-1)
+
+
+def _quarter_offset(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """A quarter pixel towards the higher neighbour (Newell et al. 2016)."""
+    step_x = torch.sign(_neighbours(maps, x, y, 1, 0) - _neighbours(maps, x, y, -1, 0))
+    step_y = torch.sign(_neighbours(maps, x, y, 0, 1) - _neighbours(maps, x, y, 0, -1))
+    return 0.25 * torch.stack([step_x, step_y], dim=-1)
+
+
+def _dark_offset(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """DARK (Zhang et al. 2020, eq. 9): one Newton step on the log of the smoothed heatmap, at most one pixel."""
+    height, width = maps.shape[-2:]
+    inside = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
+    logs = gaussian_blur(maps, sigma=SIGMA).clamp_min(1e-10).log()
+
+    def at(dx: int, dy: int) -> Tensor:
+        return _neighbours(logs, x, y, dx, dy)
+
+    gx, gy = (at(1, 0) - at(-1, 0)) / 2, (at(0, 1) - at(0, -1)) / 2
+    gxx = at(1, 0) - 2 * at(0, 0) + at(-1, 0)
+    gyy = at(0, 1) - 2 * at(0, 0) + at(0, -1)
+    gxy = (at(1, 1) - at(-1, 1) - at(1, -1) + at(-1, -1)) / 4
+    determinant = gxx * gyy - gxy**2
+    valid = inside & (determinant.abs() > 1e-12)
+    safe = torch.where(valid, determinant, torch.ones_like(determinant))
+    offset = torch.stack([gxy * gy - gyy * gx, gxy * gx - gxx * gy], dim=-1) / safe.unsqueeze(-1)
+    return torch.where(valid.unsqueeze(-1), offset.clamp(-1, 1), torch.zeros_like(offset))
+
+
+def flip_back(heatmaps: Tensor, flip_order: Tensor) -> Tensor:
+    """Heatmaps (B, K, h, w) of mirrored images -> those of the images themselves; (K,) mirror indices."""
+    return heatmaps.flip(-1)[:, flip_order]

@@ -1,0 +1,56 @@
+"""People as a source gives them: labels as arrays in picture coordinates, pictures read one by one when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from raf_ray.data.skeletons import Skeleton
+from raf_ray.errors import RunError
+
+ReadPicture = Callable[[int], np.ndarray]
+"""Source row -> (H, W, 3) uint8 RGB picture; raises PictureError where it is missing or cannot be decoded."""
+
+
+class PictureError(RunError):
+    """A picture is missing or cannot be decoded; the message names it."""
+
+
+@dataclass(frozen=True)
+class People:
+    """N people with K joints. Coordinates are pixel indices: the centre of the first pixel is (0, 0)."""
+
+    skeleton: Skeleton
+    joints: np.ndarray
+    """(N, K, 2) float32, x and y in picture pixels."""
+    visibility: np.ndarray
+    """(N, K) uint8, COCO's: 0 not labelled, 1 labelled but hidden, 2 visible."""
+    centre: np.ndarray
+    """(N, 2) float32, centre of the person's box."""
+    box: np.ndarray
+    """(N, 2) float32, width and height of the person's box in picture pixels, before padding."""
+    area: np.ndarray
+    """(N,) float32, area of the person's segment in picture pixels squared, for OKS."""
+    head_size: np.ndarray
+    """(N,) float32, 0.6 x the head box's diagonal in picture pixels (MPII); NaN where there is no head box."""
+    person_id: np.ndarray
+    """(N,) int64, the source's own id of the person."""
+    picture_id: np.ndarray
+    """(N,) int64, the source's own id of the picture."""
+    rows: np.ndarray
+    """(N,) int64, the row that `read` understands."""
+    read: ReadPicture
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+    def picture(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB picture of person `index`."""
+        return self.read(int(self.rows[index]))
+
+    def take(self, index: np.ndarray) -> People:
+        """The people at `index` (an index array or a boolean mask), in that order."""
+        arrays = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in ("skeleton", "read")}
+        return replace(self, **arrays)

@@ -1,0 +1,9 @@
+"""The two ways a command ends badly. Both carry one or two clear sentences: what, where, what to do."""
+
+
+class InputError(ValueError):
+    """The request is wrong; nothing was written. Commands exit with code 2."""
+
+
+class RunError(RuntimeError):
+    """A run that had begun could not go on; its folder is kept with ``status: failed``. Exit code 1."""

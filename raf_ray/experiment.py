@@ -1,0 +1,318 @@
+"""One federation from config to run folder: check, connect, train, watch, report. The Python API."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+
+from raf_ray import assembly
+from raf_ray.assembly import Prepared
+from raf_ray.config import Config, load_config, write_yaml
+from raf_ray.config.loading import differences
+from raf_ray.errors import InputError, RunError
+from raf_ray.federation.driver import Federation, save_plain
+from raf_ray.federation.messages import Event, Failed, Finished
+from raf_ray.federation.pool import InProcessPool, Member
+from raf_ray.federation.run_folder import Checkpoint, RunFolder
+from raf_ray.report.plots import draw_drift, draw_samples
+
+FREE_TO_CHANGE = ("federation.engine", "federation.checkpoint_every", "resources.gpus_per_client",
+                  "resources.cpus_per_client", "resources.dashboard", "tracking.", "data.cache_mb")  # fmt: skip
+"""Keys that cannot change results, so a resumed run may change them."""
+
+STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a finished run leaves: `values` is results.json."""
+
+    folder: Path
+    values: dict[str, Any]
+
+    @property
+    def by_resolution(self) -> dict[str, float]:
+        """Size -> score on the final split, in [0, 1]."""
+        return dict(self.values["by_resolution"])
+
+
+class Watcher(Protocol):
+    """Sees a run's events: progress on the terminal, MLflow, a test."""
+
+    def begin(self, prepared: Prepared, folder: Path) -> None: ...
+    def see(self, event: Event) -> None: ...
+    def end(self, folder: Path, results: dict[str, Any] | None) -> None: ...
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; the run folder says `interrupted`."""
+
+
+def run_federation(
+    config: Config | None = None,
+    output: str | Path | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    address: str | None = None,
+    watchers: Sequence[Watcher] = (),
+    say: Callable[[str], None] | None = None,
+) -> Results:
+    """Train one federation and leave its run folder.
+
+    Args:
+        config: what to run; None is the demo.
+        output: the run folder; None makes a new one below ``runs/``.
+        resume: go on from the folder's last checkpoint, to the same bits.
+        overwrite: replace an earlier run in the folder.
+        address: of a Ray cluster, ``HOST:PORT``, ``auto`` or ``local``; see `raf_ray.federation.cluster`. A
+            process that is connected already keeps its connection.
+        watchers: see the events as they come.
+        say: told which cluster was joined.
+
+    Raises:
+        InputError: the request is wrong; nothing was written.
+        RunError: the run failed in the middle; its folder is kept.
+    """
+    config = config or Config()
+    prepared = assembly.prepare(config)
+    folder = Path(output) if output is not None else new_folder(Path("runs"), "run")
+    check_output(folder, config, resume=resume, overwrite=overwrite)
+    with connected(config, len(prepared.plans), address) as description:
+        if description and say is not None:
+            say(description)
+        return run_prepared(prepared, folder, resume=resume, overwrite=overwrite, address=address, watchers=watchers)
+
+
+def run_prepared(
+    prepared: Prepared,
+    output: Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+    address: str | None,
+    watchers: Sequence[Watcher],
+) -> Results:
+    """`run_federation` for a request that was checked, where the cluster is connected."""
+    folder = RunFolder(output)
+    finished = check_output(output, prepared.config, resume=resume, overwrite=overwrite)
+    if finished is not None:
+        return Results(output, finished)
+    checkpoint = folder.load_checkpoint() if resume else None
+    if prepared.config.federation.engine == "in_process":
+        engine = partial(_in_process, prepared)
+    else:
+        from raf_ray.federation import cluster
+
+        resources = prepared.config.resources
+        shares = cluster.plan_shares(len(prepared.plans), resources.cpus_per_client, resources.gpus_per_client)
+        engine = partial(_on_ray, prepared, shares)
+    if not resume:
+        folder.create(write_yaml(prepared.config), overwrite)
+    return _watch(engine, prepared, folder, checkpoint, watchers)
+
+
+@contextmanager
+def connected(config: Config, clients: int, address: str | None) -> Iterator[str | None]:
+    """A Ray connection for as long as it is needed; yields a line about it. Nothing for in_process."""
+    if config.federation.engine == "in_process":
+        yield None
+        return
+    import ray
+
+    from raf_ray.federation import cluster
+
+    if ray.is_initialized():
+        yield None
+        return
+    cluster.check_address(address)
+    joined = cluster.connect(address, config.resources.dashboard)
+    try:
+        cluster.plan_shares(clients, config.resources.cpus_per_client, config.resources.gpus_per_client)
+        yield joined.description
+    finally:
+        cluster.disconnect()
+
+
+def watchers_for(config: Config, console: Console, title: str = "") -> list[Watcher]:
+    """The watchers of a command: progress, and MLflow where it is asked for."""
+    from raf_ray.tracking.mlflow import MlflowTracker, check_uri
+    from raf_ray.tracking.progress import ProgressDisplay
+
+    watchers: list[Watcher] = [ProgressDisplay(console, title)]
+    if config.tracking.mlflow:
+        check_uri(config.tracking.uri)
+        watchers.append(MlflowTracker(config, lambda line: console.print(f"[yellow]warning[/] {line}")))
+    return watchers
+
+
+def new_folder(parent: Path, name: str = "") -> Path:
+    """A folder that does not exist yet, named by the time."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
+        path = parent / f"{name}{'-' if name else ''}{stamp}{suffix}"
+        if not path.exists():
+            return path
+    raise InputError(f"no free folder name below {parent}; give --output")
+
+
+def check_output(output: Path, config: Config, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """Whether the folder can take this run. Results where it is resumed and complete already.
+
+    Raises:
+        InputError: the folder is in use, or its run cannot go on with `config`.
+    """
+    folder = RunFolder(output)
+    if not resume:
+        folder.check_free(overwrite)
+        return None
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"{output} holds no run to resume (no config.yaml); leave --resume out to start one")
+    changed = {
+        key: values
+        for key, values in differences(load_config(file=folder / "config.yaml"), config).items()
+        if not key.startswith(FREE_TO_CHANGE)
+    }
+    if changed:
+        shown = ", ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:4])
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise InputError(f"cannot resume {output} with another config: {shown}{more}")
+    results = folder.results()
+    return results if results is not None and results.get("status") == "completed" else None
+
+
+# --- engines ------------------------------------------------------------------------------------------
+
+Engine = Callable[[Callable[..., Federation]], Generator[Event]]
+
+
+def _in_process(prepared: Prepared, make: Callable[..., Federation]) -> Generator[Event]:
+    members = _members(prepared)
+    scorer = partial(assembly.make_scorer, prepared.config, prepared.held_out)
+    yield from make(members=members, make_pool=partial(InProcessPool, members, scorer)).run()
+
+
+def _on_ray(prepared: Prepared, shares: Any, make: Callable[..., Federation]) -> Generator[Event]:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from raf_ray.federation.actors import DriverActor, RayPool
+    from raf_ray.federation.cluster import DRIVER_CPUS
+
+    members = _members(prepared)
+    scorer = partial(assembly.make_scorer, prepared.config, prepared.held_out, wants_gpu=shares.evaluator_gpus > 0)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    driver = DriverActor.options(num_cpus=DRIVER_CPUS, scheduling_strategy=here).remote(
+        partial(make, members=members, make_pool=partial(RayPool, members, scorer, shares))
+    )
+    events = driver.run.options(num_returns="streaming").remote()
+    try:
+        for reference in events:
+            yield ray.get(reference)
+    except (KeyboardInterrupt, GeneratorExit):
+        ray.get(driver.stop.remote(STOP_SECONDS), timeout=STOP_SECONDS + 5)
+        raise
+    except ray.exceptions.RayActorError as error:
+        raise RunError(f"the driver process died: {' '.join(str(error).split())[:300]}") from error
+    finally:
+        ray.kill(driver)
+
+
+def _members(prepared: Prepared) -> list[Member]:
+    return [
+        Member(
+            plan.name,
+            plan.tier,
+            data.count,
+            partial(assembly.make_client, prepared.config, plan, data, prepared.skeleton),
+        )
+        for plan, data in zip(prepared.plans, prepared.data, strict=True)
+    ]
+
+
+def _federation(prepared: Prepared, folder: Path, checkpoint: Checkpoint | None) -> Callable[..., Federation]:
+    """All of a federation but its members and where they live; small enough to send to the driver."""
+    return partial(
+        Federation,
+        algorithm=assembly.algorithm_of(prepared.config),
+        layout=prepared.layout,
+        initial=prepared.initial,
+        schedule=assembly.schedule_of(prepared),
+        folder=RunFolder(folder.resolve()),
+        facts=assembly.facts_of(prepared, folder.name),
+        save_model=partial(save_model, prepared.layout, prepared.config.model.name, prepared.skeleton.joints),
+        checkpoint=checkpoint,
+    )
+
+
+def save_model(layout: Any, name: str, joints: Sequence[str], buffer: np.ndarray, path: Path) -> None:
+    """model.pt: plain tensors and names, read with ``torch.load(weights_only=True)``."""
+    save_plain(
+        {
+            "model": {n: t.clone() for n, t in layout.tensors(buffer).items()},
+            "model_name": name,
+            "joints": list(joints),
+        },
+        path,
+    )
+
+
+# --- watching -----------------------------------------------------------------------------------------
+
+
+def _watch(
+    engine: Engine,
+    prepared: Prepared,
+    folder: RunFolder,
+    checkpoint: Checkpoint | None,
+    watchers: Sequence[Watcher],
+) -> Results:
+    results: dict[str, Any] | None = None
+    begun: list[Watcher] = []
+    try:
+        for watcher in watchers:
+            watcher.begin(prepared, folder.path)
+            begun.append(watcher)
+        with _signals_raise(), closing(engine(_federation(prepared, folder.path, checkpoint))) as events:
+            for event in events:
+                for watcher in watchers:
+                    watcher.see(event)
+                if isinstance(event, Failed):
+                    raise RunError(event.message) if event.status == "failed" else Interrupted(event.message)
+                if isinstance(event, Finished):
+                    results = event.results
+                    draw_drift(folder / "drift.png", {folder.path.name: results})
+                    draw_samples(folder / "samples.png", event.samples, prepared.skeleton)
+    finally:
+        for watcher in reversed(begun):
+            watcher.end(folder.path, results)
+    assert results is not None
+    return Results(folder.path, results)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGINT and SIGTERM raise Interrupted here, also where a script's background had SIGINT ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, _frame: Any) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)

@@ -1,0 +1,189 @@
+"""Ray actors, each a thin shell over a plain class, and the pool of client actors.
+
+Actors are made by the driver actor, so they end with it, and it ends with the command.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from raf_ray.errors import RunError
+from raf_ray.federation.client import Update
+from raf_ray.federation.messages import Event, Scores
+from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member
+
+if TYPE_CHECKING:
+    from raf_ray.federation.driver import Federation
+
+log = logging.getLogger(__name__)
+
+STILL_WAITING_SECONDS = 60.0
+"""After so long without news the log says who is waited for. Ray reports a death by itself."""
+
+
+class ClientHost:
+    """One client; see `raf_ray.federation.client.Client`."""
+
+    def __init__(self, name: str, make: MakeClient) -> None:
+        self._name = name
+        self._client = make()
+
+    def __repr__(self) -> str:
+        return self._name
+
+    def ready(self) -> bool:
+        return True
+
+    def train(self, state: np.ndarray, round_index: int, share: float) -> Update:
+        return self._client.train(state, round_index, share)
+
+    def local_state(self) -> Any:
+        return self._client.local_state()
+
+    def restore(self, state: Any) -> None:
+        self._client.restore(state)
+
+
+class EvaluatorHost:
+    """Scores models while the next round trains."""
+
+    def __init__(self, make: MakeScore) -> None:
+        self._score = make()
+
+    def __repr__(self) -> str:
+        return "evaluator"
+
+    def ready(self) -> bool:
+        return True
+
+    def score(self, state: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
+        return self._score(state, split, sizes, sample_sizes)
+
+
+class DriverHost:
+    """Runs the rounds. A second thread hears `stop` while `run` works."""
+
+    def __init__(self, make: Callable[[], Federation]) -> None:
+        self._federation = make()
+
+    def __repr__(self) -> str:
+        return "driver"
+
+    def run(self) -> Iterator[Event]:
+        yield from self._federation.run()
+
+    def stop(self, seconds: float) -> bool:
+        """End the run in order; True where its folder says so within `seconds`."""
+        return self._federation.stop(seconds)
+
+
+ClientActor: Any = ray.remote(max_restarts=0, max_task_retries=0)(ClientHost)
+EvaluatorActor: Any = ray.remote(max_restarts=0, max_task_retries=0)(EvaluatorHost)
+DriverActor: Any = ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=2)(DriverHost)
+
+
+@dataclass(frozen=True)
+class ActorShares:
+    """What each actor asks the cluster for."""
+
+    client_cpus: float
+    client_gpus: float
+    evaluator_cpus: float
+    evaluator_gpus: float
+
+
+class RayPool:
+    """The clients as Ray actors, one each, and an evaluator actor."""
+
+    def __init__(self, members: Sequence[Member], make_score: MakeScore, shares: ActorShares) -> None:
+        self._members = {member.name: member for member in members}
+        self._clients = {
+            member.name: ClientActor.options(num_cpus=shares.client_cpus, num_gpus=shares.client_gpus or None).remote(
+                member.name, member.make
+            )
+            for member in members
+        }
+        self._evaluator = EvaluatorActor.options(
+            num_cpus=shares.evaluator_cpus, num_gpus=shares.evaluator_gpus or None
+        ).remote(make_score)
+        ready = {actor.ready.remote(): name for name, actor in self._clients.items()}
+        ready[self._evaluator.ready.remote()] = "evaluator"
+        for name, error in self._arrivals(ready):
+            if isinstance(error, Exception):
+                raise self._failure(name, -1, error)
+
+    def publish(self, buffer: np.ndarray) -> Any:
+        return ray.put(buffer)
+
+    def train(self, state: Any, round_index: int, shares: Mapping[str, float]) -> Iterator[Update]:
+        calls = {self._clients[name].train.remote(state, round_index, share): name for name, share in shares.items()}
+        for name, result in self._arrivals(calls):
+            if isinstance(result, Exception):
+                raise self._failure(name, round_index, result)
+            yield result
+
+    def submit_score(self, state: Any, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Any:
+        return self._evaluator.score.remote(state, split, sizes, sample_sizes)
+
+    def collect_score(self, pending: Any, wait: bool) -> Scores | None:
+        if not wait and not ray.wait([pending], timeout=0)[0]:
+            return None
+        for _, result in self._arrivals({pending: "evaluator"}):
+            if isinstance(result, Exception):
+                raise RunError(f"the evaluator failed: {_cause(result)}") from result
+            return result  # type: ignore[no-any-return]
+        raise AssertionError("unreachable: a pending reference always arrives")
+
+    def local_states(self) -> dict[str, Any]:
+        calls = {actor.local_state.remote(): name for name, actor in self._clients.items()}
+        states = dict(self._arrivals(calls))
+        for name, state in states.items():
+            if isinstance(state, Exception):
+                raise self._failure(name, -1, state)
+        return {name: states[name] for name in self._clients if states[name] is not None}
+
+    def restore(self, states: Mapping[str, Any]) -> None:
+        ray.get([self._clients[name].restore.remote(state) for name, state in states.items()])
+
+    def close(self) -> None:
+        for actor in (*self._clients.values(), self._evaluator):
+            ray.kill(actor)
+
+    def _arrivals(self, calls: Mapping[Any, str]) -> Iterator[tuple[str, Any]]:
+        """(name, result or exception) as calls finish."""
+        pending = dict(calls)
+        while pending:
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=STILL_WAITING_SECONDS)
+            if not ready:
+                log.info("still waiting for %s", ", ".join(list(pending.values())[:5]))
+            for reference in ready:
+                name = pending.pop(reference)
+                try:
+                    yield name, ray.get(reference)
+                except (RayTaskError, RayActorError) as error:
+                    yield name, error
+
+    def _failure(self, name: str, round_index: int, error: Exception) -> RunError:
+        if name not in self._members:
+            return RunError(f"the {name} could not start: {_cause(error)}")
+        tier = self._members[name].tier
+        if round_index < 0:
+            return RunError(f"client {name} (tier {tier}) could not start: {_cause(error)}")
+        return ClientError(name, tier, round_index, _cause(error), details=str(error))
+
+
+def _cause(error: Exception) -> str:
+    """One line: the task's own exception, or how the actor died."""
+    if isinstance(error, RayTaskError):
+        cause = getattr(error, "cause", None)
+        text = f"{cause}" if isinstance(cause, RunError) else f"{type(cause).__name__}: {cause}"
+        return " ".join(text.split())
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "its process died (" + " ".join(lines[:3])[:300] + ")"

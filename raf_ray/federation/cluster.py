@@ -1,0 +1,150 @@
+"""Which Ray cluster a run joins, and whether its actors fit there.
+
+Ray's own rule: an address (``--address`` or RAY_ADDRESS); else a cluster that runs on this machine; else a
+private local one, which ``local`` forces.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from dataclasses import dataclass
+from math import floor
+from typing import Any, Literal
+
+from raf_ray.errors import InputError
+from raf_ray.federation.actors import ActorShares
+
+DRIVER_CPUS = 0.1
+EVALUATOR_CPUS = 0.3
+LOCAL_STORE_BYTES = 512 * 2**20
+"""Object store of a private local cluster: several states of the largest built-in model that a laptop trains."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    description: str
+    """One line: which cluster, and the dashboard's URL."""
+    private: bool
+
+
+def check_address(address: str | None) -> None:
+    """Raise InputError for an address that no driver can join, before anything is started."""
+    if address in (None, "", "local", "auto"):
+        return
+    assert address is not None
+    if address.startswith(("ray://", "http://", "https://")):
+        raise InputError(
+            f"--address {address}: a federation's driver must run inside the cluster; run the command on one of "
+            "its nodes (ray attach) with --address HOST:PORT"
+        )
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or not host:
+        raise InputError(f"--address {address} is not HOST:PORT, auto or local")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise InputError(f"no Ray cluster answers at {address} ({error}); start one or leave --address out") from error
+
+
+def connect(address: str | None, dashboard: bool) -> Cluster:
+    """Join or start a cluster; quiet. Raises InputError where it cannot be reached."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    import ray
+
+    common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": "raf-ray"}
+    target = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if target in (None, "", "auto") and _runs_here():
+            context = ray.init(address="auto", **common)
+            private = False
+        elif target in (None, "", "local"):
+            context = ray.init(
+                address="local", include_dashboard=dashboard, object_store_memory=LOCAL_STORE_BYTES, **common
+            )
+            private = True
+        else:
+            context = ray.init(address=target, **common)
+            private = False
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(f"cannot reach the Ray cluster at {target}: {str(error).splitlines()[0]}") from error
+    url = getattr(context, "dashboard_url", None)
+    resources = ray.cluster_resources()
+    size = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
+    where = "private local cluster" if private else f"cluster at {context.address_info['gcs_address']}"
+    watch = f", dashboard http://{url}" if url else ""
+    return Cluster(f"Ray: {where} ({size}){watch}", private)
+
+
+def disconnect() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _runs_here() -> bool:
+    """Whether `ray start` or `ray up` runs a cluster on this machine."""
+    from ray._private.services import find_gcs_addresses
+
+    return bool(find_gcs_addresses())
+
+
+def plan_shares(clients: int, cpus_per_client: float | Literal["auto"], gpus_per_client: float) -> ActorShares:
+    """What actors ask for on the connected cluster.
+
+    Raises:
+        InputError: the clients do not fit, with the arithmetic.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = ray.available_resources().get("CPU", 0.0)
+    spare = cpus - DRIVER_CPUS - EVALUATOR_CPUS
+    if gpus_per_client > 1 and gpus_per_client != int(gpus_per_client):
+        raise InputError(f"resources.gpus_per_client={gpus_per_client:g}: above 1 Ray takes whole GPUs only")
+    if cpus_per_client == "auto":
+        share = min(1.0, floor(max(spare, 0) / clients * 1000) / 1000)
+        if share <= 0:
+            raise InputError(
+                f"no room for {clients} clients: {cpus:g} CPUs are free and the driver and evaluator need "
+                f"{DRIVER_CPUS + EVALUATOR_CPUS:g}; free some or run on a larger cluster"
+            )
+    else:
+        share = float(cpus_per_client)
+        needed = share * clients + DRIVER_CPUS + EVALUATOR_CPUS
+        if needed > cpus + 1e-9:
+            raise InputError(
+                f"{clients} clients x {share:g} CPUs + {DRIVER_CPUS + EVALUATOR_CPUS:g} for driver and evaluator = "
+                f"{needed:g} CPUs, but the cluster has {cpus:g} free; lower resources.cpus_per_client (or auto)"
+            )
+    if gpus_per_client > 0:
+        slots = [_gpu_slots(node.get("GPU", 0.0), gpus_per_client) for node in nodes]
+        if sum(slots) < clients:
+            each = f"floor(1 / {gpus_per_client:g}) = {floor(1 / gpus_per_client + 1e-9)} clients a GPU" if (
+                gpus_per_client <= 1) else f"{gpus_per_client:g} GPUs a client"  # fmt: skip
+            total = sum(node.get("GPU", 0.0) for node in nodes)
+            raise InputError(
+                f"{clients} clients of {gpus_per_client:g} GPU do not fit: {each}, {total:g} GPUs in the cluster hold "
+                f"{sum(slots)}; lower resources.gpus_per_client or federation.clients"
+            )
+        room = sum(_gpu_slots(node.get("GPU", 0.0), gpus_per_client) for node in nodes) - clients
+        evaluator_gpus = gpus_per_client if room > 0 and gpus_per_client <= 1 else 0.0
+    else:
+        evaluator_gpus = 0.0
+    slots_cpu = sum(floor((node.get("CPU", 0.0) + 1e-9) / share) for node in nodes)
+    if slots_cpu < clients:
+        raise InputError(
+            f"{clients} clients of {share:g} CPUs do not fit: the nodes hold {slots_cpu} such shares; "
+            "lower resources.cpus_per_client"
+        )
+    return ActorShares(share, gpus_per_client, EVALUATOR_CPUS, evaluator_gpus)
+
+
+def _gpu_slots(gpus: float, share: float) -> int:
+    if share > 1:
+        return floor(gpus / share)
+    return int(gpus) * floor(1 / share + 1e-9)

@@ -1,0 +1,304 @@
+"""The rounds of one federation: broadcast, train, sum on arrival, step, score, checkpoint. No Ray in it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from raf_ray.algorithms.fedavg import FedAvg
+from raf_ray.errors import RunError
+from raf_ray.federation.aggregation import ExactSum, UpdateError
+from raf_ray.federation.client import Update
+from raf_ray.federation.cohort import draw_cohort
+from raf_ray.federation.messages import (
+    ClientFinished,
+    Event,
+    Failed,
+    Finished,
+    RoundFinished,
+    RoundStarted,
+    Scored,
+    Scores,
+)
+from raf_ray.federation.pool import ClientError, Member, Pool
+from raf_ray.federation.run_folder import Checkpoint, RunFolder
+from raf_ray.federation.state import Layout
+from raf_ray.files import write_atomically, write_json
+from raf_ray.metrics.drift import drift_spread
+
+log = logging.getLogger(__name__)
+
+SCORE_COLUMNS = ("round", "split", "resolution", "metric", "value")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how often, and on what the model is scored."""
+
+    seed: int
+    rounds: int
+    participation: float
+    checkpoint_every: int
+    score_every: int
+    trained_sizes: tuple[str, ...]
+    """Sizes of the clients' tiers, scored on `val` during training."""
+    final_split: str
+    final_sizes: tuple[str, ...]
+    """Sizes of the drift curve."""
+    level_sizes: tuple[str, ...]
+    """All sizes that some client trains on: the columns of the loss terms."""
+
+
+@dataclass
+class Federation:
+    """One federation, from its initial state (or a checkpoint) to its results."""
+
+    members: Sequence[Member]
+    make_pool: Callable[[], Pool]
+    algorithm: FedAvg
+    layout: Layout
+    initial: np.ndarray
+    """(num_bytes,) uint8"""
+    schedule: Schedule
+    folder: RunFolder
+    facts: dict[str, Any]
+    """What results.json says of the run whatever comes out: seed, people, versions ..."""
+    save_model: Callable[[np.ndarray, Any], None]
+    """(buffer, path): write model.pt"""
+    checkpoint: Checkpoint | None = None
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _pool: Pool | None = None
+    _totals: dict[str, float] = field(default_factory=dict)
+    _costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    _pending: tuple[int, Any] | None = None
+
+    def run(self) -> Iterator[Event]:
+        """Train and yield what happens. Ends with Finished or Failed; the folder says which."""
+        handler = logging.FileHandler(self.folder / "run.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger = logging.getLogger("raf_ray")
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            self._write_results("running")
+            self._pool = self.make_pool()
+            yield from self._rounds(self._pool)
+        except KeyboardInterrupt:
+            yield self._fail("stopped by the user", "interrupted")
+        except Exception as error:
+            if self._stopped.is_set():
+                yield self._fail("stopped by the user", "interrupted")
+            elif isinstance(error, RunError):
+                log.error("%s\n%s", error, getattr(error, "details", ""))
+                yield self._fail(str(error), "failed")
+            elif isinstance(error, OSError):
+                log.exception("cannot write")
+                yield self._fail(f"cannot write to {self.folder.path}: {error.strerror or error}", "failed")
+            else:
+                log.exception("unexpected error")
+                yield self._fail(f"unexpected {type(error).__name__}: {error} (see run.log)", "failed")
+        finally:
+            if self._pool is not None:
+                self._pool.close()
+            logger.removeHandler(handler)
+            handler.close()
+            self._ended.set()
+
+    def stop(self, seconds: float) -> bool:
+        """From another thread: end the run in order; True where it has ended within `seconds`."""
+        self._stopped.set()
+        if self._pool is not None:
+            self._pool.close()
+        return self._ended.wait(seconds)
+
+    def _rounds(self, pool: Pool) -> Iterator[Event]:
+        plan = self.schedule
+        buffer, first = self.initial, 0
+        if self.checkpoint is not None:
+            buffer, first = self.checkpoint.buffer, self.checkpoint.round
+            self._totals, self._costs = dict(self.checkpoint.totals), dict(self.checkpoint.costs)
+            pool.restore(self.checkpoint.client_states)
+        last = self.checkpoint.round if self.checkpoint is not None else 0
+        for name in ("rounds.csv", "scores.csv"):
+            self.folder.cut_rows_after(name, last)
+        state = pool.publish(buffer)
+        if first and self._is_scored(first) and not self._score_rows(first):
+            self._pending = (first, pool.submit_score(state, "val", plan.trained_sizes, ()))
+
+        for index in range(first, plan.rounds):
+            done = index + 1
+            cohort = [self.members[i] for i in draw_cohort(len(self.members), plan.participation, plan.seed, index)]
+            yield RoundStarted(done, plan.rounds, {member.name: member.tier for member in cohort})
+            begin = time.perf_counter()
+            shares = self.algorithm.client_shares([member.people for member in cohort])
+            total = ExactSum(self.layout.num_floats)
+            updates: list[Update] = []
+            for update in pool.train(state, index, dict(zip((m.name for m in cohort), shares, strict=True))):
+                tier = self._tier(update.client)
+                try:
+                    total.add(update.floats, update.counters)
+                except UpdateError as error:
+                    raise ClientError(update.client, tier, index, str(error)) from error
+                updates.append(update.without_state())
+                log.info("round %d client %s: %.1f s, loss %.5g", done, update.client, update.seconds, update.loss)
+                yield ClientFinished(done, update.client, tier, update.people, update.seconds, update.loss)
+            buffer = self._step(buffer, total)
+            state = pool.publish(buffer)
+            row = self._account(done, updates, time.perf_counter() - begin)
+            self.folder.append_rows("rounds.csv", self._round_columns(), [row])
+            yield RoundFinished(done, plan.rounds, row)
+
+            due = self._is_scored(done)
+            save = done % plan.checkpoint_every == 0 or done == plan.rounds
+            yield from self._collect(pool, wait=due or save)
+            if save:
+                self.folder.save_checkpoint(Checkpoint(done, buffer, pool.local_states(), self._totals, self._costs))
+            if due:
+                self._pending = (done, pool.submit_score(state, "val", plan.trained_sizes, ()))
+        yield from self._collect(pool, wait=True)
+        yield from self._finish(pool, state, buffer)
+
+    def _finish(self, pool: Pool, state: Any, buffer: np.ndarray) -> Iterator[Event]:
+        plan = self.schedule
+        pending = pool.submit_score(state, plan.final_split, plan.final_sizes, plan.trained_sizes)
+        self.save_model(buffer, self.folder / "model.pt")
+        scores = pool.collect_score(pending, wait=True)
+        assert scores is not None
+        self._append_scores(plan.rounds, scores)
+        yield Scored(plan.rounds, scores)
+        by_tier = {size: scores.by_resolution[size] for size in plan.trained_sizes}
+        results = self._write_results(
+            "completed",
+            split=scores.split,
+            by_resolution=scores.by_resolution,
+            per_joint=scores.per_joint,
+            extra=scores.extra,
+            test_people=scores.people,
+            bad_test_pictures=scores.bad_pictures,
+            upsampled_test=scores.upsampled,
+            drift_spread=drift_spread(by_tier),
+        )
+        log.info("completed: %s", results["by_resolution"])
+        yield Finished(results, scores.samples)
+
+    def _step(self, buffer: np.ndarray, total: ExactSum) -> np.ndarray:
+        """The algorithm's server step on the floats; counters take the clients' maximum."""
+        after = np.zeros_like(buffer)
+        self.layout.floats(after)[:] = self.algorithm.server_step(self.layout.floats(buffer), total.mean())
+        if total.counters is not None:
+            self.layout.counters(after)[:] = total.counters
+        return after
+
+    def _is_scored(self, done: int) -> bool:
+        return done % self.schedule.score_every == 0 or done == self.schedule.rounds
+
+    def _collect(self, pool: Pool, wait: bool) -> Iterator[Event]:
+        """The pending evaluation, if it is ready (or `wait`)."""
+        if self._pending is None:
+            return
+        done, pending = self._pending
+        scores = pool.collect_score(pending, wait)
+        if scores is None:
+            return
+        self._pending = None
+        self._append_scores(done, scores)
+        log.info("round %d scored on %s: %s", done, scores.split, scores.by_resolution)
+        yield Scored(done, scores)
+
+    def _append_scores(self, done: int, scores: Scores) -> None:
+        self.folder.append_rows(
+            "scores.csv",
+            SCORE_COLUMNS,
+            [
+                dict(zip(SCORE_COLUMNS, (done, scores.split, size, scores.metric, repr(value)), strict=True))
+                for size, value in scores.by_resolution.items()
+            ],
+        )
+
+    def _score_rows(self, done: int) -> list[dict[str, str]]:
+        return [row for row in self.folder.read_rows("scores.csv") if row["round"] == str(done)]
+
+    def _tier(self, client: str) -> str:
+        return next(member.tier for member in self.members if member.name == client)
+
+    def _round_columns(self) -> list[str]:
+        sizes = self.schedule.level_sizes
+        return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), "seconds", "people",
+                "people_per_s", "forward_pixels", "mb_down", "mb_up"]  # fmt: skip
+
+    def _account(self, done: int, updates: Sequence[Update], seconds: float) -> dict[str, float]:
+        """The round's row, and the running totals by tier."""
+        people = sum(u.people for u in updates)
+        pixels = sum(u.forward_pixels for u in updates)
+        up = sum(u.mb_sent for u in updates)
+        row: dict[str, float] = {
+            "round": done,
+            "loss": sum(u.loss * u.people for u in updates) / max(people, 1),
+            "seconds": round(seconds, 4),
+            "people": people,
+            "people_per_s": round(people / seconds, 2),
+            "forward_pixels": pixels,
+            "mb_down": round(len(updates) * self.layout.num_bytes / 1e6, 6),
+            "mb_up": round(up, 6),
+        }
+        for name in {name for u in updates for name in u.terms}:
+            values = [u.terms[name] for u in updates if name in u.terms]
+            row[name] = math.fsum(values) / len(values)
+        for name, value in (("seconds", seconds), ("forward_pixels", pixels), ("mb_up", up),
+                            ("mb_down", row["mb_down"])):  # fmt: skip
+            self._totals[name] = self._totals.get(name, 0) + value
+        for update in updates:
+            cost = self._costs.setdefault(
+                self._tier(update.client),
+                {"people": 0, "seconds": 0.0, "mb_sent": 0.0, "forward_pixels": 0, "peak_memory_mb": 0.0,
+                 "bad_pictures": 0},
+            )  # fmt: skip
+            cost["people"] += update.people
+            cost["seconds"] += update.seconds
+            cost["mb_sent"] += update.mb_sent
+            cost["forward_pixels"] += update.forward_pixels
+            cost["peak_memory_mb"] = max(cost["peak_memory_mb"], update.peak_memory_mb)
+            cost["bad_pictures"] = max(cost["bad_pictures"], update.bad_pictures)
+        return row
+
+    def _write_results(self, status: str, **more: Any) -> dict[str, Any]:
+        costs = {tier: {**cost, "people_per_s": cost["people"] / cost["seconds"]} for tier, cost in self._costs.items()}
+        results = _no_nan(
+            {"status": status, **self.facts, "drift_to_reference": None, **more, "cost_by_tier": costs,
+             "totals": self._totals}
+        )  # fmt: skip
+        write_json(self.folder / "results.json", results)
+        return results  # type: ignore[no-any-return]
+
+    def _fail(self, message: str, status: str) -> Failed:
+        try:
+            self._write_results(status, error=message)
+        except OSError:
+            log.exception("results.json could not be written")
+        return Failed(message, status)
+
+
+def save_plain(values: Mapping[str, Any], path: Any) -> None:
+    """Write plain tensors and containers, atomically."""
+    import torch
+
+    write_atomically(path, lambda temporary: torch.save(dict(values), temporary))
+
+
+def _no_nan(value: Any) -> Any:
+    """NaN becomes null, so that results.json is JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): _no_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_no_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,96 @@
+"""What crosses between the driver and its watcher and evaluator: small frozen records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One person at one size, with what the model sees: for samples.png."""
+
+    size: str
+    crop: np.ndarray
+    """(H, W, 3) uint8 RGB"""
+    predicted: np.ndarray
+    """(K, 2) float, crop pixels"""
+    truth: np.ndarray
+    """(K, 2) float, crop pixels"""
+    labelled: np.ndarray
+    """(K,) bool"""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One model on one split at several sizes."""
+
+    split: str
+    metric: str
+    by_resolution: dict[str, float]
+    """Size -> score in [0, 1]; NaN where nothing could be scored."""
+    per_joint: dict[str, dict[str, float]]
+    """Size -> joint -> score."""
+    people: int
+    bad_pictures: int
+    upsampled: dict[str, float]
+    """Size -> share of the people who are smaller in their picture."""
+    samples: tuple[Sample, ...] = ()
+    extra: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Size -> further figures of the metric (AP50 ...)."""
+
+
+@dataclass(frozen=True)
+class RoundStarted:
+    round: int
+    """From 1."""
+    rounds: int
+    cohort: Mapping[str, str]
+    """Client name -> tier."""
+
+
+@dataclass(frozen=True)
+class ClientFinished:
+    round: int
+    client: str
+    tier: str
+    people: int
+    seconds: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class RoundFinished:
+    round: int
+    rounds: int
+    row: dict[str, float]
+    """The row of rounds.csv."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An evaluation came in; it may be of an earlier round than the one that trains."""
+
+    round: int
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Finished:
+    results: dict[str, Any]
+    """What results.json holds."""
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    message: str
+    """What, where, what to do."""
+    status: str
+    """`failed` or `interrupted`"""
+
+
+Event = RoundStarted | ClientFinished | RoundFinished | Scored | Finished | Failed

@@ -1,0 +1,143 @@
+"""The run folder: its files, written atomically, and what a resume keeps of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raf_ray.errors import InputError
+from raf_ray.files import write_atomically, write_text
+
+FILES = ("config.yaml", "results.json", "rounds.csv", "scores.csv", "model.pt", "checkpoint.pt", "drift.png",
+         "samples.png", "run.log")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on after `round` whole rounds."""
+
+    round: int
+    buffer: np.ndarray
+    """(num_bytes,) uint8 global state"""
+    client_states: dict[str, Any]
+    """Client name -> what it keeps between rounds"""
+    totals: dict[str, float]
+    costs: dict[str, dict[str, float]]
+    """Tier -> running cost sums"""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def check_free(self, overwrite: bool) -> None:
+        """Raise InputError where the folder is in use; with `overwrite`, where what it holds is no run."""
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise InputError(f"output {self.path} is a file; choose a folder")
+        if not any(self.path.iterdir()):
+            return
+        if not overwrite:
+            raise InputError(
+                f"output folder {self.path} is not empty; choose another --output, or add --resume to go on "
+                "with its run or --overwrite to replace it"
+            )
+        if not (self / "config.yaml").is_file():
+            raise InputError(f"{self.path} holds no run, so --overwrite leaves it alone; choose another --output")
+
+    def create(self, config_yaml: str, overwrite: bool) -> None:
+        """Make the folder with its config, in place of an earlier run's with `overwrite`.
+
+        Raises:
+            InputError: the folder is in use or cannot be written.
+        """
+        self.check_free(overwrite)
+        try:
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True)
+            write_text(self / "config.yaml", config_yaml)
+        except OSError as error:
+            raise InputError(f"cannot write to output folder {self.path}: {error.strerror}") from error
+
+    def append_rows(self, name: str, header: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to a CSV file, flushed to disk; the first call writes the header."""
+        path = self / name
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(header), restval="", lineterminator="\n")
+        if not path.exists():
+            writer.writeheader()
+        writer.writerows(rows)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_rows(self, name: str) -> list[dict[str, str]]:
+        path = self / name
+        if not path.exists():
+            return []
+        with open(path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def cut_rows_after(self, name: str, last_round: int) -> None:
+        """Drop the rows of rounds after `last_round` (and a half-written last line)."""
+        path = self / name
+        if not path.exists():
+            return
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        header, kept = lines[:1], []
+        column = header[0].strip().split(",").index("round") if header else 0
+        for line in lines[1:]:
+            cell = line.split(",")[column]
+            if line.endswith("\n") and cell.isdigit() and int(cell) <= last_round:
+                kept.append(line)
+        write_text(path, "".join(header + kept))
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        import torch
+
+        values = {
+            "round": checkpoint.round,
+            "buffer": torch.from_numpy(np.array(checkpoint.buffer)),
+            "client_states": checkpoint.client_states,
+            "totals": checkpoint.totals,
+            "costs": checkpoint.costs,
+        }
+        write_atomically(self / "checkpoint.pt", lambda path: torch.save(values, path))
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint, or None where the run ended before its first."""
+        import torch
+
+        path = self / "checkpoint.pt"
+        if not path.exists():
+            return None
+        try:
+            values = torch.load(path, weights_only=True, map_location="cpu")
+            return Checkpoint(**{**values, "buffer": values["buffer"].numpy()})
+        except Exception as error:  # torch raises a different type for every kind of damage
+            raise InputError(f"{path} cannot be read ({type(error).__name__}); start again with --overwrite") from error
+
+    def results(self) -> dict[str, Any] | None:
+        path = self / "results.json"
+        if not path.exists():
+            return None
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise InputError(f"{path} cannot be read: {error}") from error
+        return dict(values)

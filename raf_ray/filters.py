@@ -1,0 +1,51 @@
+"""Two linear filters on maps (..., h, w) that the pyramid and the matched teacher share."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from raf_ray.resolution import Size
+
+
+@lru_cache(maxsize=256)
+def area_matrix(source: int, target: int) -> np.ndarray:
+    """Exact area averaging along one axis: (target, source) float32 rows that sum to 1.
+
+    Output cell i covers [i, i + 1) * source / target; each source pixel weighs by its share of that cell.
+    Equal to OpenCV's INTER_AREA; torch's ``area`` is adaptive pooling and differs where sides do not divide.
+    """
+    edges = np.arange(target + 1) * (source / target)
+    pixel = np.arange(source)
+    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    weights = np.clip(overlap, 0, None)
+    matrix = np.asarray(weights / weights.sum(1, keepdims=True), dtype=np.float32)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def area_resize(images: Tensor, size: Size) -> Tensor:
+    """Reduce (..., H, W) to (..., h, w) by exact area averaging: two small matrix products."""
+    height, width = images.shape[-2:]
+    if (height, width) == (size.height, size.width):
+        return images
+    rows = torch.tensor(area_matrix(height, size.height), dtype=images.dtype, device=images.device)
+    columns = torch.tensor(area_matrix(width, size.width), dtype=images.dtype, device=images.device)
+    return rows @ (images @ columns.T)
+
+
+def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
+    """(..., h, w) maps blurred by a normalised separable Gaussian of radius ceil(3 sigma), zero outside."""
+    radius = math.ceil(3 * sigma)
+    taps = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
+    kernel = torch.exp(-(taps**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    flat = F.conv2d(flat, kernel.view(1, 1, 1, -1), padding=(0, radius))
+    flat = F.conv2d(flat, kernel.view(1, 1, -1, 1), padding=(radius, 0))
+    return flat.view_as(maps)

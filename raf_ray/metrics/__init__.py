@@ -1,0 +1,1 @@
+"""Scores of predicted joints and measures of resolution drift; nothing here knows of a data set."""

@@ -1,0 +1,131 @@
+"""COCO's keypoint AP, computed by its official evaluator (pycocotools) on labels held in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from raf_ray.metrics.score import Score
+
+MAX_DETECTIONS = 20
+"""Detections a picture that count, the surest first (COCO)."""
+
+FAR_AWAY = -1e6
+"""Where a coordinate that is not finite is put: beyond any picture, so its OKS is 0."""
+
+
+def oks_ap(
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    truth: np.ndarray,
+    visibility: np.ndarray,
+    area: np.ndarray,
+    box_xywh: np.ndarray,
+    picture_id: np.ndarray,
+    sigmas: np.ndarray,
+) -> Score:
+    """AP over OKS 0.50:0.05:0.95 of one detection a person, as top-down methods have on given boxes.
+
+    `predicted` and `truth` (N, K, 2), `confidence` (N, K), `visibility` (N, K) COCO's 0, 1, 2, `area` (N,) of
+    the segment, `box_xywh` (N, 4), `picture_id` (N,), `sigmas` (K,) as a share of sqrt(area); all in picture
+    pixels. A detection's score is the mean confidence of its joints. `per_joint` is each joint's mean OKS
+    similarity over its labels, since COCO has no AP of a joint; `extra` holds AP50, AP75 and AR.
+
+    People without a labelled joint are ignored as COCO does, and so are wrong detections that fall on them.
+    A whole COCO file holds more of such people, and crowd regions, than are given here, so that COCO's own
+    server forgives more and its AP can be higher (AR is the same). COCO's -1 (nothing to score) is NaN; a
+    prediction that is not finite is a miss. Raises ValueError where shapes differ.
+    """
+    people, joints = visibility.shape
+    sigmas = np.asarray(sigmas, np.float64)
+    shapes = [a.shape for a in (predicted, truth, confidence, area, box_xywh, picture_id, sigmas)]
+    wanted = [(people, joints, 2)] * 2 + [(people, joints), (people,), (people, 4), (people,), (joints,)]
+    if shapes != wanted:
+        raise ValueError(f"oks_ap got shapes {shapes}, but visibility {visibility.shape} needs {wanted}")
+    labelled = visibility > 0
+    if not labelled.any():
+        extra = dict.fromkeys(("AP50", "AP75", "AR"), float("nan"))
+        return Score(float("nan"), (float("nan"),) * joints, people=0, joints=0, extra=extra)
+
+    predicted = np.where(np.isfinite(predicted), predicted, FAR_AWAY).astype(np.float64)
+    truths = _coco_truths(truth, visibility, area, box_xywh, picture_id)
+    stats = _coco_stats(truths, _coco_detections(predicted, confidence, picture_id), sigmas)
+    similarity = np.where(labelled, oks_similarity(predicted, truth, area, sigmas), 0).sum(axis=0)
+    labels = labelled.sum(axis=0)
+    return Score(
+        value=_or_nan(stats[0]),
+        per_joint=tuple(float(s / n) if n else float("nan") for s, n in zip(similarity, labels, strict=True)),
+        people=int(labelled.any(axis=1).sum()),
+        joints=int(labels.sum()),
+        extra={"AP50": _or_nan(stats[1]), "AP75": _or_nan(stats[2]), "AR": _or_nan(stats[5])},
+    )
+
+
+def oks_similarity(predicted: np.ndarray, truth: np.ndarray, area: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
+    """(N, K) exp(-d^2 / (2 area (2 sigma)^2)): each joint's term of the OKS (cocodataset.org)."""
+    squared = ((predicted.astype(np.float64) - truth) ** 2).sum(axis=2)
+    spread = 2 * (area.astype(np.float64)[:, None] + np.spacing(1)) * (2 * sigmas) ** 2
+    return np.asarray(np.exp(-squared / spread))
+
+
+def _coco_truths(
+    truth: np.ndarray, visibility: np.ndarray, area: np.ndarray, box_xywh: np.ndarray, picture_id: np.ndarray
+) -> list[dict[str, Any]]:
+    """COCO annotations. Ids start at 1, since the evaluator takes a match with id 0 for none."""
+    keypoints = np.concatenate([truth, visibility[:, :, None]], axis=2).astype(np.float64)
+    return [
+        {
+            "id": i + 1,
+            "image_id": int(picture_id[i]),
+            "category_id": 1,
+            "keypoints": keypoints[i].ravel().tolist(),
+            "num_keypoints": int((visibility[i] > 0).sum()),
+            "bbox": box_xywh[i].tolist(),
+            "area": float(area[i]),
+            "iscrowd": 0,
+        }
+        for i in range(len(keypoints))
+    ]
+
+
+def _coco_detections(predicted: np.ndarray, confidence: np.ndarray, picture_id: np.ndarray) -> list[dict[str, Any]]:
+    """COCO results, one a person."""
+    keypoints = np.concatenate([predicted, confidence[:, :, None]], axis=2).astype(np.float64)
+    return [
+        {
+            "image_id": int(picture_id[i]),
+            "category_id": 1,
+            "keypoints": keypoints[i].ravel().tolist(),
+            "score": float(confidence[i].mean()),
+        }
+        for i in range(len(keypoints))
+    ]
+
+
+def _coco_stats(truths: list[dict[str, Any]], detections: list[dict[str, Any]], sigmas: np.ndarray) -> np.ndarray:
+    """(10,) COCO's summary: AP, AP50, AP75, AP medium, AP large, then the same of AR."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = COCO()
+        ground_truth.dataset = {
+            "info": {},
+            "images": [{"id": i} for i in sorted({t["image_id"] for t in truths})],
+            "categories": [{"id": 1, "name": "person"}],
+            "annotations": truths,
+        }
+        ground_truth.createIndex()
+        evaluator = COCOeval(ground_truth, ground_truth.loadRes(detections), "keypoints")
+        evaluator.params.kpt_oks_sigmas = sigmas
+        evaluator.params.maxDets = [MAX_DETECTIONS]
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return np.asarray(evaluator.stats)
+
+
+def _or_nan(value: float) -> float:
+    return float(value) if value >= 0 else float("nan")

@@ -1,0 +1,57 @@
+"""The heatmap head that every model here ends in: transposed convolutions, then one 1x1 convolution.
+
+Source: Xiao et al. 2018, "Simple Baselines for Human Pose Estimation and Tracking"; ViTPose
+(Xu et al. 2022, its classic decoder) puts two of the same layers on a stride-16 backbone.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+HEATMAP_STRIDE = 4
+"""Image pixels per heatmap pixel, both in Simple Baseline and in ViTPose."""
+
+
+class DeconvHead(nn.Module):
+    """Backbone features to one heatmap a joint; each deconvolution doubles height and width.
+
+    The names `deconv_layers.N` and `final_layer` are those of the official ViTPose head, so its checkpoints
+    fit as they are. The standard deviation of the weights, 0.001, is that of both papers' official code.
+    """
+
+    def __init__(self, in_channels: int, num_joints: int, channels: int = 256, layers: int = 2) -> None:
+        super().__init__()
+        if num_joints < 1:
+            raise ValueError(f"num_joints is {num_joints}; a model needs at least one joint to predict")
+        steps: list[nn.Module] = []
+        for layer in range(layers):
+            wide = in_channels if layer == 0 else channels
+            # A 4x4 kernel at stride 2 with padding 1 covers every output pixel evenly: no checkerboard.
+            deconv = nn.ConvTranspose2d(wide, channels, kernel_size=4, stride=2, padding=1, bias=False)
+            nn.init.normal_(deconv.weight, std=0.001)
+            steps += [deconv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+        self.deconv_layers = nn.Sequential(*steps)
+        self.final_layer = nn.Conv2d(channels if layers else in_channels, num_joints, kernel_size=1)
+        nn.init.normal_(self.final_layer.weight, std=0.001)
+        nn.init.zeros_(self.final_layer.get_parameter("bias"))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) to heatmaps (B, K, h * 2^layers, w * 2^layers), unbounded values."""
+        heatmaps: Tensor = self.final_layer(self.deconv_layers(features))
+        return heatmaps
+
+
+def check_image_size(images: Tensor, divisor: int) -> None:
+    """Refuse images (B, 3, H, W) whose heatmaps would not be exactly (H / 4, W / 4).
+
+    Raises:
+        ValueError: `images` is not (B, 3, H, W), or `divisor` does not divide both H and W.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must be (B, 3, H, W), but they are {tuple(images.shape)}")
+    height, width = images.shape[-2:]
+    if height < divisor or width < divisor or height % divisor or width % divisor:
+        raise ValueError(
+            f"an image of {height}x{width} (height x width) does not fit this model: both sides must be"
+            f" multiples of {divisor}"
+        )

@@ -1,0 +1,30 @@
+"""What a client minimises: plain functions on tensors. RAF's loss is `mrkd` in mrkd.py.
+
+An objective takes the levels that a batch drew, highest first: heatmaps and targets, L tensors (B, K, h_l, w_l)
+each, joint weights (B, K) and L level weights; and returns a `Loss`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from raf_ray.objectives.heatmap import Loss, heatmap
+from raf_ray.objectives.mrkd import mrkd, multires
+
+Objective = Callable[..., Loss]
+
+
+def build_objective(name: str, **switches: Any) -> Objective:
+    """A built-in objective; `switches` are those of `mrkd`, which the others do without."""
+    if name == "heatmap":
+        return heatmap
+    if name == "multires":
+        return multires
+    if name == "mrkd":
+        return partial(mrkd, **switches)
+    raise ValueError(f"no built-in objective is called '{name}'")
+
+
+__all__ = ["Loss", "Objective", "build_objective", "heatmap", "mrkd", "multires"]

@@ -1,0 +1,1 @@
+"""Results for eyes: plots and tables. Knows of results only."""

@@ -1,0 +1,102 @@
+"""drift.png and samples.png."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raf_ray.data.skeletons import Skeleton
+from raf_ray.federation.messages import Sample
+from raf_ray.files import write_atomically
+from raf_ray.resolution import parse_size
+
+METRIC_NAMES = {
+    "pckh_0.5": "PCKh@0.5",
+    "pckh_neck_0.5": "PCK@0.5 of neck to head top",
+    "pck_torso_0.2": "PCK@0.2 of the torso",
+    "oks_ap": "OKS AP",
+}
+COLOURS = ("#4878a8", "#d1495b", "#2e8b57", "#8e6bb0", "#b8860b", "#5f6b73", "#c06c2b")
+
+
+def draw_drift(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
+    """The drift curve of each run: score against test resolution; its trained tiers are filled markers."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 4.6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    sizes: dict[str, int] = {}
+    for (name, results), colour in zip(runs.items(), COLOURS * 9, strict=False):
+        scores = {s: v for s, v in results["by_resolution"].items() if v is not None}
+        sizes.update({s: parse_size(s).height for s in scores})
+        ordered = sorted(scores, key=lambda s: parse_size(s).height)
+        heights = [parse_size(s).height for s in ordered]
+        values = [100 * scores[s] for s in ordered]
+        only_one_tier = len(results["train_resolutions"]) == 1
+        axes.plot(heights, values, color=colour, label=name, linestyle="--" if only_one_tier else "-", lw=1.8)
+        trained = [s in results["train_resolutions"] for s in ordered]
+        for filled in (True, False):
+            chosen = [i for i, t in enumerate(trained) if t == filled]
+            axes.plot([heights[i] for i in chosen], [values[i] for i in chosen], "o", color=colour, ms=6,
+                      markerfacecolor=colour if filled else "white")  # fmt: skip
+    ticks = sorted(sizes, key=lambda s: sizes[s])
+    axes.set_xscale("log")
+    axes.set_xticks([sizes[s] for s in ticks], ticks, rotation=30)
+    axes.minorticks_off()
+    first = next(iter(runs.values()))
+    axes.set_xlabel("test resolution (filled: trained)")
+    axes.set_ylabel(f"{METRIC_NAMES.get(first['metric'], first['metric'])} on {first['split']} (%)")
+    axes.grid(alpha=0.3)
+    axes.set_ylim(bottom=0)
+    axes.set_title("Resolution drift: one model, tested at many sizes")
+    axes.legend(frameon=False, fontsize=9)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def draw_samples(path: Path, samples: Sequence[Sample], skeleton: Skeleton) -> None:
+    """People at each tier: the predicted limbs (left red, right blue), true joints as white rings."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sizes = list(dict.fromkeys(sample.size for sample in samples))
+    if not sizes:
+        return
+    rows = [[s for s in samples if s.size == size] for size in sizes]
+    columns = max(len(row) for row in rows)
+    figure = Figure(figsize=(1.5 * columns + 0.6, 2.0 * len(rows)), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = np.atleast_2d(figure.subplots(len(rows), columns, squeeze=False))
+    for cells, row in zip(grid, rows, strict=True):
+        for cell in cells:
+            cell.axis("off")
+        for cell, sample in zip(cells, row, strict=False):
+            cell.imshow(sample.crop, interpolation="nearest")
+            draw_joints(cell, sample.predicted, skeleton, shown=sample.labelled)
+            truth = sample.truth[sample.labelled]
+            cell.plot(truth[:, 0], truth[:, 1], "o", ms=3, markerfacecolor="none", markeredgecolor="white", mew=0.7)
+            cell.set_xlim(-0.5, sample.crop.shape[1] - 0.5)
+            cell.set_ylim(sample.crop.shape[0] - 0.5, -0.5)
+        cells[0].set_title(row[0].size, fontsize=9, loc="left")
+    figure.suptitle("predicted limbs (left red, right blue), true joints as rings", fontsize=9)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def draw_joints(axes: Any, joints: np.ndarray, skeleton: Skeleton, shown: np.ndarray, width: float = 1.2) -> None:
+    """Limbs and joints (K, 2) on matplotlib axes; left red, right blue, the rest yellow."""
+
+    def colour(*names: str) -> str:
+        sides = {name.split("_")[0] for name in names}
+        return "#ff4040" if sides == {"left"} else "#40a0ff" if sides == {"right"} else "#ffd040"
+
+    for a, b in skeleton.limb_indices:
+        if shown[a] and shown[b]:
+            axes.plot(joints[[a, b], 0], joints[[a, b], 1], "-", lw=width,
+                      color=colour(skeleton.joints[a], skeleton.joints[b]))  # fmt: skip
+    for k, name in enumerate(skeleton.joints):
+        if shown[k]:
+            axes.plot(*joints[k], ".", ms=2.5 * width, color=colour(name))

@@ -1,0 +1,108 @@
+"""``python -m raf_ray.run``: train a federation, or compare several, and show what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from raf_ray.cli import add_config_arguments, config_from, run_command
+from raf_ray.config import Config
+from raf_ray.config.help import PRECEDENCE, key_lines, preset_lines
+
+EXAMPLES = """examples:
+  python -m raf_ray.run                                     the demo: RAF on three tiers of synthetic people
+  python -m raf_ray.run objective.alpha=0.7 seed=1          other values
+  python -m raf_ray.run --preset demo --preset raf_plus     presets stack
+  python -m raf_ray.run --compare --output runs/compare     FedAvg, multi-resolution, RAF and RAF+ in one table
+  python -m raf_ray.run --preset real_small data.root=DIR   real photographs
+  python -m raf_ray.run --resume --output runs/mine         go on with an interrupted run
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    lines = ["presets:", *preset_lines(), "", PRECEDENCE, "", "keys (type = default):", *key_lines()]
+    parser = argparse.ArgumentParser(
+        prog="python -m raf_ray.run",
+        description="Train a federation of clients that own people at different resolutions.",
+        epilog=EXAMPLES + "\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--output", metavar="DIR", help="run folder (default: a new one below runs/)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
+    parser.add_argument("--address", help="Ray cluster: HOST:PORT, auto, or local for a private one")
+    parser.add_argument("--compare", action="store_true", help="run every method from the same start; one table")
+    parser.add_argument("--only", metavar="A,B", help="with --compare: just these methods")
+    parser.add_argument("--equal-compute", action="store_true",
+                        help="with --compare: stop each at raf-mixed's forward pixels")  # fmt: skip
+    return parser
+
+
+def main(words: Sequence[str]) -> None:
+    # Options and key=value words may come in any order.
+    arguments = parser().parse_intermixed_args(words)
+    _check(arguments)
+    config = _resumed_config(arguments) or config_from(arguments)
+
+    from rich.console import Console
+
+    from raf_ray.compare import compare
+    from raf_ray.experiment import new_folder, run_federation, watchers_for
+    from raf_ray.report.tables import results_table, upsampled_lines
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    output = Path(arguments.output) if arguments.output else new_folder(Path("runs"), _kind(arguments))
+    if arguments.compare:
+        only = arguments.only.split(",") if arguments.only else None
+        results = compare(
+            config, output, only=only, equal_compute=arguments.equal_compute, resume=arguments.resume,
+            overwrite=arguments.overwrite, address=arguments.address, console=console,
+        )  # fmt: skip
+        table = results_table(results, baseline="fedavg-mixed")
+        lines = [line for values in results.values() for line in upsampled_lines(values)]
+        shown = "drift.png, comparison.json and a folder for each run"
+    else:
+        finished = run_federation(
+            config, output, resume=arguments.resume, overwrite=arguments.overwrite, address=arguments.address,
+            watchers=watchers_for(config, console), say=lambda line: console.print(line, style="dim"),
+        )  # fmt: skip
+        table = results_table({output.name: finished.values})
+        lines = list(upsampled_lines(finished.values))
+        shown = "drift.png, samples.png, results.json, model.pt"
+    console.print()
+    console.print(table)
+    for line in dict.fromkeys(lines):
+        console.print(line, highlight=False)
+    console.print(f"Results: {output} ({shown})", highlight=False, soft_wrap=True)
+
+
+def _kind(arguments: argparse.Namespace) -> str:
+    return "compare" if arguments.compare else "run"
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from raf_ray.errors import InputError
+
+    if arguments.resume and not arguments.output:
+        raise InputError("--resume needs --output: the folder of the run to go on with")
+    if arguments.resume and arguments.overwrite:
+        raise InputError("--resume and --overwrite exclude each other")
+    if (arguments.only or arguments.equal_compute) and not arguments.compare:
+        raise InputError("--only and --equal-compute go with --compare")
+
+
+def _resumed_config(arguments: argparse.Namespace) -> Config | None:
+    """A single run that is resumed without presets or a file takes its own config."""
+    own = Path(arguments.output or "") / "config.yaml"
+    if not arguments.resume or arguments.compare or arguments.preset or arguments.config or not own.is_file():
+        return None
+    from raf_ray.config import load_config
+
+    return load_config(file=own, overrides=arguments.overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,184 @@
+"""Score a model on people at any sizes: crops by the tier's rule, heatmaps, decoding, metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raf_ray.data.augment import NO_MARGINS, apply
+from raf_ray.data.batches import Batches, Level, render_pyramid
+from raf_ray.data.codec import decode, flip_back, heatmap_to_image
+from raf_ray.data.people import People
+from raf_ray.data.shard import cut_shard
+from raf_ray.data.skeletons import Skeleton
+from raf_ray.errors import InputError
+from raf_ray.federation.messages import Sample, Scores
+from raf_ray.federation.state import Layout
+from raf_ray.metrics.oks import oks_ap
+from raf_ray.metrics.pck import neck_reference, pck, torso_reference
+from raf_ray.metrics.score import Score
+from raf_ray.resolution import parse_size
+
+SAMPLES_PER_SIZE = 6
+Metric = Literal["pckh_0.5", "pckh_neck_0.5", "pck_torso_0.2", "oks_ap"]
+
+
+@dataclass
+class Scorer:
+    """Holds a model and the people of each split; crops stay in memory between scorings."""
+
+    model: nn.Module
+    people: Mapping[str, People]
+    """Split -> its people."""
+    metric: Metric
+    decode: Literal["argmax", "dark"]
+    flip_test: bool
+    batch_size: int
+    device: torch.device
+    bf16: bool
+    on_bad_image: Literal["stop", "skip"]
+    cache_mb: float
+    layout: Layout = field(init=False)
+    _batches: dict[tuple[str, str], Batches] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.model.to(self.device)
+        self.layout = Layout.of(self.model)
+
+    def __call__(
+        self, buffer: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str] = ()
+    ) -> Scores:
+        """Score the state in `buffer` on `split` at each of `sizes`; people to draw at `sample_sizes`."""
+        self.layout.write(buffer, self.model)
+        return self.score(split, sizes, sample_sizes)
+
+    def score(self, split: str, sizes: Sequence[str], sample_sizes: Sequence[str] = ()) -> Scores:
+        """Score the model as it is."""
+        people = self.people[split]
+        found: dict[str, Score] = {}
+        upsampled: dict[str, float] = {}
+        drawn: list[Sample] = []
+        bad = 0
+        for size in sizes:
+            batches = self._batches_of(split, size)
+            shard = batches.shard
+            crops, confidence, read = self._predict(batches)
+            bad = max(bad, int((~read).sum()))
+            in_picture = shard.crop_to_picture(crops)
+            found[size] = measure(self.metric, people.take(read), in_picture[read], confidence[read])
+            upsampled[size] = float(shard.upsampled.mean())
+            if size in sample_sizes:
+                drawn += self._samples(batches, crops, np.flatnonzero(read)[:SAMPLES_PER_SIZE], size)
+        return Scores(
+            split=split,
+            metric=self.metric,
+            by_resolution={size: score.value for size, score in found.items()},
+            per_joint={
+                size: dict(zip(people.skeleton.joints, score.per_joint, strict=True)) for size, score in found.items()
+            },
+            people=len(people),
+            bad_pictures=bad,
+            upsampled=upsampled,
+            samples=tuple(drawn),
+            extra={size: dict(score.extra) for size, score in found.items() if score.extra},
+        )
+
+    def _batches_of(self, split: str, size: str) -> Batches:
+        key = (split, size)
+        if key not in self._batches:
+            share = self.cache_mb / 16
+            shard = cut_shard(self.people[split], parse_size(size), NO_MARGINS, share)
+            self._batches[key] = Batches(shard, self.batch_size, None, self.device, self.on_bad_image)
+        return self._batches[key]
+
+    def _predict(self, batches: Batches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(N, K, 2) joints in crop pixels, (N, K) confidences, (N,) bool: the picture could be read."""
+        shard = batches.shard
+        count, joints = len(shard), len(shard.skeleton)
+        points = np.zeros((count, joints, 2), np.float32)
+        confidence = np.zeros((count, joints), np.float32)
+        for start in range(0, count, batches.batch_size):
+            index = np.arange(start, min(start + batches.batch_size, count))
+            batch = batches.collate(index, np.random.default_rng(0))
+            if batch is None:
+                continue
+            kept = np.array([i for i in index if int(i) not in batches.bad])
+            level = render_pyramid(batch, [shard.size])[0]
+            heatmaps = self._heatmaps(level, shard.skeleton)
+            found, peak = decode(heatmaps, self.decode)
+            points[kept], confidence[kept] = heatmap_to_image(found).cpu().numpy(), peak.cpu().numpy()
+        read = np.ones(count, bool)
+        read[list(batches.bad)] = False
+        return points, confidence, read
+
+    @torch.inference_mode()
+    def _heatmaps(self, level: Level, skeleton: Skeleton) -> Tensor:
+        self.model.eval()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            heatmaps: Tensor = self.model(level.images).float()
+            if self.flip_test:
+                order = torch.tensor(skeleton.flip_order, device=self.device)
+                mirrored = self.model(level.images.flip(-1)).float()
+                heatmaps = (heatmaps + flip_back(mirrored, order)) / 2
+        return heatmaps
+
+    def _samples(self, batches: Batches, crops: np.ndarray, index: np.ndarray, size: str) -> list[Sample]:
+        if not len(index):
+            return []
+        shard = batches.shard
+        truth = apply(shard.to_crop(index), shard.joints[index])
+        batch = batches.collate(index, np.random.default_rng(0))
+        assert batch is not None
+        pictures = batch.crops.cpu().numpy()
+        labelled = batch.weights.cpu().numpy() > 0
+        return [Sample(size, pictures[row], crops[i], truth[row], labelled[row]) for row, i in enumerate(index)]
+
+
+def measure(metric: Metric, people: People, predicted: np.ndarray, confidence: np.ndarray) -> Score:
+    """The score of (N, K, 2) joints in picture pixels with (N, K) confidences."""
+    labelled = people.visibility > 0
+    skeleton = people.skeleton
+    if metric == "oks_ap":
+        corner = people.centre + 0.5 - people.box / 2
+        return oks_ap(
+            predicted, confidence, people.joints, people.visibility, people.area,
+            np.concatenate([corner, people.box], axis=1), people.picture_id, np.array(skeleton.sigmas),
+        )  # fmt: skip
+    if metric == "pckh_0.5":
+        counted = np.array([name not in ("pelvis", "thorax") for name in skeleton.joints])
+        return pck(predicted, people.joints, labelled, people.head_size, 0.5, counted)
+    if metric == "pckh_neck_0.5":
+        neck, top = _joint(skeleton, "upper_neck", "neck"), _joint(skeleton, "head_top")
+        return pck(predicted, people.joints, labelled, neck_reference(people.joints, labelled, neck, top), 0.5)
+    corners = [_joint(skeleton, name) for name in ("left_shoulder", "right_shoulder", "left_hip", "right_hip")]
+    return pck(predicted, people.joints, labelled, torso_reference(people.joints, labelled, *corners), 0.2)
+
+
+def check_metric(metric: Metric, people: People) -> None:
+    """Raise InputError where these people lack what the metric needs."""
+    if metric == "pckh_0.5" and not np.isfinite(people.head_size).any():
+        raise InputError(
+            "evaluation.metric=pckh_0.5 needs head boxes (annot/gt_valid.mat), which these data lack; "
+            "pckh_neck_0.5 measures by neck and head top"
+        )
+    if metric == "pckh_neck_0.5":
+        _joint(people.skeleton, "upper_neck", "neck"), _joint(people.skeleton, "head_top")
+    if metric == "pck_torso_0.2":
+        for name in ("left_shoulder", "right_shoulder", "left_hip", "right_hip"):
+            _joint(people.skeleton, name)
+
+
+def _joint(skeleton: Skeleton, *names: str) -> int:
+    for name in names:
+        index = skeleton.index(name)
+        if index is not None:
+            return index
+    raise InputError(
+        f"evaluation.metric: it needs the joint {' or '.join(names)}, which skeleton {skeleton.name} lacks; "
+        "choose another metric"
+    )

@@ -1,0 +1,20 @@
+"""Fixtures that several test files use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = "RAF_RAY_SHARED_DATA"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real sample data, which is not part of the repository; tests skip where it is absent."""
+    beside = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+    folder = Path(os.environ.get(SHARED_DATA) or beside)
+    if not folder.is_dir():
+        pytest.skip(f"the sample data is absent: set {SHARED_DATA} to its folder, or put it into ../shared/data")
+    return folder
