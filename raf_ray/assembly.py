@@ -104,9 +104,9 @@ def prepare(config: Config) -> Prepared:
         check_divides(size, divisor, "evaluation.resolutions")
     if config.optimizer.layer_decay < 1 and not hasattr(model, "layer_id"):
         raise InputError(f"optimizer.layer_decay: model {config.model.name} names no layers; set it to 1")
-    if config.resources.gpus_per_client > 0 and config.federation.engine == "in_process":
-        if not torch.cuda.is_available():
-            raise InputError("resources.gpus_per_client: this machine has no usable GPU; set it to 0")
+    wants_gpu_here = config.resources.gpus_per_client > 0 and config.federation.engine == "in_process"
+    if wants_gpu_here and not torch.cuda.is_available():
+        raise InputError("resources.gpus_per_client: this machine has no usable GPU; set it to 0")
     layout = Layout.of(model)
     build_loss(config.objective)
     return Prepared(config, plans, data, held_out, layout, layout.read(model), notes)
@@ -244,6 +244,12 @@ def load_splits(config: Config, clients: int) -> tuple[People, People, People]:
         _some(both.take(val_index), data.val_people, rng),
         _some(test, data.test_people, rng),
     )
+
+
+def load_held_out(config: Config, plans: Sequence[ClientPlan]) -> dict[str, People]:
+    """The `val` and `test` people alone."""
+    _, val, test = load_splits(config, len(plans))
+    return {"val": val, "test": test}
 
 
 def source_people(config: Config, split: Literal["train", "test"]) -> People:

@@ -34,9 +34,14 @@ def area_resize(images: Tensor, size: Size) -> Tensor:
     height, width = images.shape[-2:]
     if (height, width) == (size.height, size.width):
         return images
-    rows = torch.tensor(area_matrix(height, size.height), dtype=images.dtype, device=images.device)
-    columns = torch.tensor(area_matrix(width, size.width), dtype=images.dtype, device=images.device)
+    rows = _area_tensor(height, size.height, images.dtype, images.device)
+    columns = _area_tensor(width, size.width, images.dtype, images.device)
     return rows @ (images @ columns.T)
+
+
+@lru_cache(maxsize=256)
+def _area_tensor(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(area_matrix(source, target), dtype=dtype, device=device)
 
 
 def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:

@@ -86,6 +86,25 @@ def draw_samples(path: Path, samples: Sequence[Sample], skeleton: Skeleton) -> N
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
+def draw_people(path: Path, picture: np.ndarray, joints: np.ndarray, skeleton: Skeleton) -> None:
+    """A picture (H, W, 3) at its own size with the joints (N, K, 2) of its people."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height, width = picture.shape[:2]
+    scale = max(1.0, 400 / max(height, width))
+    figure = Figure(figsize=(scale * width / 100, scale * height / 100), dpi=100)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    axes.imshow(picture, aspect="auto")
+    for person in joints:
+        draw_joints(axes, person, skeleton, np.ones(len(person), bool), width=2.5)
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(height - 0.5, -0.5)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
 def draw_joints(axes: Any, joints: np.ndarray, skeleton: Skeleton, shown: np.ndarray, width: float = 1.2) -> None:
     """Limbs and joints (K, 2) on matplotlib axes; left red, right blue, the rest yellow."""
 

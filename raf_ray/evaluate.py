@@ -1,0 +1,69 @@
+"""``python -m raf_ray.evaluate RUN``: score a saved model on any data and sizes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from raf_ray.cli import run_command
+
+EXAMPLES = """examples:
+  python -m raf_ray.evaluate runs/mine                                         again what the run measured
+  python -m raf_ray.evaluate runs/mine evaluation.resolutions=[256x192,32x24]  other sizes
+  python -m raf_ray.evaluate runs/mine data.name=mpii data.root=DIR --json     other people, for a script
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m raf_ray.evaluate",
+        description="Score a run's model. The run's own config holds; key=value words change data and evaluation "
+        "(all keys: python -m raf_ray.run --help).",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as evaluation.flip_test=true")
+    parser.add_argument("--json", action="store_true", help="print the scores as JSON instead of a table")
+    return parser
+
+
+def main(words: Sequence[str]) -> None:
+    arguments = parser().parse_intermixed_args(words)
+
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from raf_ray.report.plots import METRIC_NAMES
+    from raf_ray.saved import load_run, scorer_of_run
+
+    run = load_run(Path(arguments.run), arguments.overrides)
+    scorer, sizes = scorer_of_run(run)
+    split = run.config.evaluation.split
+    scores = scorer.score(split, sizes)
+    if arguments.json:
+        values = {
+            size: None if value != value else value for size, value in scores.by_resolution.items()
+        }  # NaN is not JSON
+        print(json.dumps({"split": split, "metric": scores.metric, "people": scores.people, "by_resolution": values}))
+        return
+    title = f"{METRIC_NAMES.get(scores.metric, scores.metric)} of {arguments.run} on {scores.people} {split} people (%)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("joint")
+    for size in sizes:
+        table.add_column(size, justify="right")
+    table.add_row("all", *(f"{100 * scores.by_resolution[size]:.1f}" for size in sizes), end_section=True)
+    for joint in scores.per_joint[sizes[0]]:
+        table.add_row(joint, *(f"{100 * scores.per_joint[size][joint]:.1f}" for size in sizes), style="dim")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    if scores.bad_pictures:
+        console.print(f"People left out because their picture could not be read: {scores.bad_pictures}.")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

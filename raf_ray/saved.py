@@ -1,0 +1,120 @@
+"""A finished run's model, opened again: to be scored on other data, or to draw joints on pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from raf_ray import assembly
+from raf_ray.config import Config
+from raf_ray.config.loading import merge, parse_override, read_yaml, validate
+from raf_ray.data.augment import NO_MARGINS
+from raf_ray.data.batches import Batches, render_pyramid
+from raf_ray.data.codec import decode, heatmap_to_image
+from raf_ray.data.people import People
+from raf_ray.data.shard import cut_shard
+from raf_ray.data.skeletons import SKELETONS, Skeleton
+from raf_ray.errors import InputError
+from raf_ray.resolution import Size, check_divides
+from raf_ray.scoring import Scorer, check_metric
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    folder: Path
+    config: Config
+    """The run's own, with the words of the command over it."""
+    model: nn.Module
+    """In evaluation mode, on the CPU."""
+    joints: tuple[str, ...]
+
+
+def load_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
+    """Open a run folder. Raises InputError where it holds no finished model."""
+    for name in ("config.yaml", "model.pt"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} holds no finished run: there is no {name} in it")
+    values = read_yaml(folder / "config.yaml")
+    for word in overrides:
+        merge(values, parse_override(word))
+    config = validate(Config, values)
+    try:
+        saved = torch.load(folder / "model.pt", weights_only=True, map_location="cpu")
+        joints = tuple(saved["joints"])
+        model = assembly.new_model(config.model, len(joints))
+        model.load_state_dict(saved["model"])
+    except InputError:
+        raise
+    except Exception as error:  # torch raises a different type for every kind of damage
+        raise InputError(f"{folder / 'model.pt'} cannot be read ({type(error).__name__}): {error}") from error
+    torch.set_num_threads(max(torch.get_num_threads(), 1))
+    return SavedRun(folder, config, model.eval(), joints)
+
+
+def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[str]]:
+    """A scorer that holds the run's model and the configured data; and the sizes asked for."""
+    config = run.config
+    plans = assembly.plan_clients(config)
+    held_out = assembly.load_held_out(config, plans)
+    people = held_out[config.evaluation.split]
+    if people.skeleton.joints != run.joints:
+        raise InputError(
+            f"the model of {run.folder} predicts {len(run.joints)} joints ({', '.join(run.joints[:3])} ...), "
+            f"but the data have the {len(people.skeleton)} joints of {people.skeleton.name}; they must be the same"
+        )
+    check_metric(config.evaluation.metric, people)
+    scorer = assembly.make_scorer(config, held_out)
+    scorer.model.load_state_dict(run.model.state_dict())
+    sizes = [str(size) for size in assembly.final_sizes(config, plans)]
+    for size in assembly.final_sizes(config, plans):
+        check_divides(size, int(getattr(run.model, "size_divisor", 4)), "evaluation.resolutions")
+    return scorer, sizes
+
+
+def skeleton_of_run(run: SavedRun) -> Skeleton:
+    """The record of the model's joints, for drawing and mirroring."""
+    for skeleton in SKELETONS.values():
+        if skeleton.joints == run.joints:
+            return skeleton
+    configured = assembly.skeleton_of(run.config)
+    return configured if configured.joints == run.joints else Skeleton("own", run.joints, (0.05,) * len(run.joints))
+
+
+@torch.inference_mode()
+def predict(
+    run: SavedRun, picture: np.ndarray, boxes: np.ndarray, size: Size, skeleton: Skeleton
+) -> tuple[np.ndarray, np.ndarray]:
+    """Joints of the people in one picture.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        boxes: (N, 4) x, y, width, height in pixels.
+
+    Returns:
+        (N, K, 2) joints in picture pixels and (N, K) confidences (the heatmaps' peaks).
+    """
+    count, joints = len(boxes), len(run.joints)
+    people = People(
+        skeleton=skeleton,
+        joints=np.zeros((count, joints, 2), np.float32),
+        visibility=np.zeros((count, joints), np.uint8),
+        centre=(boxes[:, :2] + boxes[:, 2:] / 2 - 0.5).astype(np.float32),
+        box=boxes[:, 2:].astype(np.float32),
+        area=np.prod(boxes[:, 2:], axis=1).astype(np.float32),
+        head_size=np.full(count, np.nan, np.float32),
+        person_id=np.arange(count),
+        picture_id=np.zeros(count, np.int64),
+        rows=np.zeros(count, np.int64),
+        read=lambda _row: picture,
+    )
+    shard = cut_shard(people, size, NO_MARGINS)
+    batches = Batches(shard, count, None, torch.device("cpu"))
+    batch = batches.collate(np.arange(count), np.random.default_rng(0))
+    assert batch is not None
+    points, peaks = decode(run.model(render_pyramid(batch, [size])[0].images), run.config.evaluation.decode)
+    return shard.crop_to_picture(heatmap_to_image(points).numpy()), peaks.numpy()
