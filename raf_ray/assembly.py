@@ -25,11 +25,14 @@ from raf_ray.data.augment import NO_MARGINS, Augmentation
 from raf_ray.data.batches import Batches, render_pyramid
 from raf_ray.data.coco import coco_files, coco_people
 from raf_ray.data.codec import SIGMA
+from raf_ray.data.index import Index, check_clients, check_margins, check_partition, first_people, read_index
 from raf_ray.data.mpii import mpii_files, mpii_people
 from raf_ray.data.people import People
 from raf_ray.data.shard import Margins, Shard, cut_shard, lay_patches
 from raf_ray.data.skeletons import COCO17, SKELETONS, Skeleton
 from raf_ray.data.splits import partition, split_by_picture
+from raf_ray.data.store import check_files, read_shard, read_upsampled
+from raf_ray.data.stored_people import read_people
 from raf_ray.data.synthetic import synthetic_people
 from raf_ray.errors import InputError
 from raf_ray.federation.client import Client, LocalTraining
@@ -40,7 +43,7 @@ from raf_ray.objectives import Objective, build_objective
 from raf_ray.objectives.levels import draw_levels, level_weights
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import Size, check_divides, find_size, parse_size, pyramid_levels
-from raf_ray.scoring import Scorer, check_metric
+from raf_ray.scoring import Metric, Scorer, check_metric
 
 SYNTHETIC_CLIENT, SYNTHETIC_VAL, SYNTHETIC_TEST = 600, 200, 400
 
@@ -93,8 +96,8 @@ def prepare(config: Config) -> Prepared:
     plans = plan_clients(config)
     data, held_out = load_data(config, plans)
     skeleton = held_out["test"].skeleton
-    for split in ("val", "test"):
-        check_metric(config.evaluation.metric, held_out[split])
+    for split, metric in metrics_of(config).items():
+        check_metric(metric, held_out[split])
     model, notes = initial_model(config.model, len(skeleton), config.seed)
     divisor = int(getattr(model, "size_divisor", 4))
     for plan in plans:
@@ -196,6 +199,8 @@ def margins_of(config: Config, aspect: float) -> Margins:
 
 def load_data(config: Config, plans: Sequence[ClientPlan]) -> tuple[tuple[ClientData, ...], dict[str, People]]:
     """Each client's people and the held-out splits; no picture is read. The splits are disjoint."""
+    if config.data.name == "shards":
+        return load_shards(config, plans), load_held_out(config, plans)
     train, val, test = load_splits(config, len(plans))
     parts = partition(
         train,
@@ -213,13 +218,58 @@ def load_data(config: Config, plans: Sequence[ClientPlan]) -> tuple[tuple[Client
         share = float(upsampled.mean())
         if config.data.upsampled == "skip":
             people = people.take(~upsampled)
-            if not len(people):
-                raise InputError(
-                    f"client {plan.name} has no people left: all are smaller than {plan.size} in their pictures; "
-                    "set data.upsampled=keep or give it a lower tier"
-                )
+            _check_left(len(people), plan)
         owned.append(ClientData(people, len(people), share))
     return tuple(owned), {"val": val, "test": test}
+
+
+def load_shards(config: Config, plans: Sequence[ClientPlan]) -> tuple[ClientData, ...]:
+    """Each client's prepared shard, of which no patch is read.
+
+    Raises InputError where the shards are of other clients, joints or another partition than the config's, or
+    hold too few people or too little around them.
+    """
+    data, root, index = config.data, *_open_shards(config)
+    check_clients(index, [(plan.name, plan.size) for plan in plans])
+    check_files(root, index.clients, index.skeleton)
+    check_partition(index, data.partition, data.concentration)
+    key = "data.counts" if data.counts else "data.people_per_client"
+    wanted: Sequence[int | None] = data.counts or [data.people_per_client] * len(plans)
+    if len(wanted) != len(plans):
+        raise InputError(f"data.counts: {len(wanted)} numbers for {len(plans)} clients; give one for each")
+    owned = []
+    for plan, record, most in zip(plans, index.clients, wanted, strict=True):
+        check_margins(record, margins_of(config, plan.size.aspect))
+        first = first_people(key, most, record, f"client {record.name}")
+        upsampled = read_upsampled(root, record, index.skeleton)[:first]
+        skip = data.upsampled == "skip"
+        count = int((~upsampled).sum()) if skip else first
+        _check_left(count, plan)
+        opened = partial(
+            read_shard, root, record, index.skeleton, first=first, skip_upsampled=skip, cache_mb=data.cache_mb
+        )
+        owned.append(ClientData(None, count, float(upsampled.mean()), opened))
+    return tuple(owned)
+
+
+def _open_shards(config: Config) -> tuple[Path, Index]:
+    """The folder of prepared shards and its index, checked against the configured joints."""
+    root = Path(config.data.root or "").absolute()
+    index = read_index(root)
+    if config.data.skeleton is not None and skeleton_of(config) != index.skeleton:
+        raise InputError(
+            f"data.skeleton={config.data.skeleton}, but the shards in {config.data.root} hold the "
+            f"{len(index.skeleton)} joints of '{index.skeleton.name}'; leave data.skeleton out"
+        )
+    return root, index
+
+
+def _check_left(people: int, plan: ClientPlan) -> None:
+    if not people:
+        raise InputError(
+            f"client {plan.name} has no people left: all are smaller than {plan.size} in their pictures; "
+            "set data.upsampled=keep or give it a lower tier"
+        )
 
 
 def load_splits(config: Config, clients: int) -> tuple[People, People, People]:
@@ -248,6 +298,11 @@ def load_splits(config: Config, clients: int) -> tuple[People, People, People]:
 
 def load_held_out(config: Config, plans: Sequence[ClientPlan]) -> dict[str, People]:
     """The `val` and `test` people alone."""
+    if config.data.name == "shards":
+        root, index = _open_shards(config)
+        wanted = {"val": config.data.val_people, "test": config.data.test_people}
+        sizes = final_sizes(config, plans)
+        return {split: read_people(root, index, split, wanted[split], sizes) for split in ("val", "test")}
     _, val, test = load_splits(config, len(plans))
     return {"val": val, "test": test}
 
@@ -395,7 +450,7 @@ def make_scorer(config: Config, held_out: dict[str, People], wants_gpu: bool = T
     return Scorer(
         model=new_model(config.model, len(held_out["test"].skeleton)),
         people=held_out,
-        metric=evaluation.metric,
+        metrics=metrics_of(config),
         decode=evaluation.decode,
         flip_test=evaluation.flip_test,
         batch_size=evaluation.batch_size,
@@ -404,6 +459,12 @@ def make_scorer(config: Config, held_out: dict[str, People], wants_gpu: bool = T
         on_bad_image=config.data.on_bad_image,
         cache_mb=config.data.cache_mb,
     )
+
+
+def metrics_of(config: Config) -> dict[str, Metric]:
+    """Split -> the metric it is scored by."""
+    evaluation = config.evaluation
+    return {"val": evaluation.val_metric or evaluation.metric, "test": evaluation.metric}
 
 
 def schedule_of(prepared: Prepared) -> Schedule:

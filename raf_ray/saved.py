@@ -20,6 +20,7 @@ from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.errors import InputError
+from raf_ray.models.checkpoint import load_checkpoint
 from raf_ray.resolution import Size, check_divides
 from raf_ray.scoring import Scorer, check_metric
 
@@ -43,16 +44,13 @@ def load_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
     for word in overrides:
         merge(values, parse_override(word))
     config = validate(Config, values)
+    path = folder / "model.pt"
     try:
-        saved = torch.load(folder / "model.pt", weights_only=True, map_location="cpu")
-        joints = tuple(saved["joints"])
-        model = assembly.new_model(config.model, len(joints))
-        model.load_state_dict(saved["model"])
-    except InputError:
-        raise
+        joints = tuple(torch.load(path, weights_only=True, map_location="cpu")["joints"])
     except Exception as error:  # torch raises a different type for every kind of damage
-        raise InputError(f"{folder / 'model.pt'} cannot be read ({type(error).__name__}): {error}") from error
-    torch.set_num_threads(max(torch.get_num_threads(), 1))
+        raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged; run it again") from error
+    model = assembly.new_model(config.model, len(joints))
+    load_checkpoint(model, path)
     return SavedRun(folder, config, model.eval(), joints)
 
 
@@ -67,7 +65,7 @@ def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[str]]:
             f"the model of {run.folder} predicts {len(run.joints)} joints ({', '.join(run.joints[:3])} ...), "
             f"but the data have the {len(people.skeleton)} joints of {people.skeleton.name}; they must be the same"
         )
-    check_metric(config.evaluation.metric, people)
+    check_metric(assembly.metrics_of(config)[config.evaluation.split], people)
     scorer = assembly.make_scorer(config, held_out)
     scorer.model.load_state_dict(run.model.state_dict())
     sizes = [str(size) for size in assembly.final_sizes(config, plans)]

@@ -35,7 +35,8 @@ class Scorer:
     model: nn.Module
     people: Mapping[str, People]
     """Split -> its people."""
-    metric: Metric
+    metrics: Mapping[str, Metric]
+    """Split -> its metric."""
     decode: Literal["argmax", "dark"]
     flip_test: bool
     batch_size: int
@@ -59,7 +60,7 @@ class Scorer:
 
     def score(self, split: str, sizes: Sequence[str], sample_sizes: Sequence[str] = ()) -> Scores:
         """Score the model as it is."""
-        people = self.people[split]
+        people, metric = self.people[split], self.metrics[split]
         found: dict[str, Score] = {}
         upsampled: dict[str, float] = {}
         drawn: list[Sample] = []
@@ -70,13 +71,13 @@ class Scorer:
             crops, confidence, read = self._predict(batches)
             bad = max(bad, int((~read).sum()))
             in_picture = shard.crop_to_picture(crops)
-            found[size] = measure(self.metric, people.take(read), in_picture[read], confidence[read])
+            found[size] = measure(metric, people.take(read), in_picture[read], confidence[read])
             upsampled[size] = float(shard.upsampled.mean())
             if size in sample_sizes:
                 drawn += self._samples(batches, crops, np.flatnonzero(read)[:SAMPLES_PER_SIZE], size)
         return Scores(
             split=split,
-            metric=self.metric,
+            metric=metric,
             by_resolution={size: score.value for size, score in found.items()},
             per_joint={
                 size: dict(zip(people.skeleton.joints, score.per_joint, strict=True)) for size, score in found.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the sample data is absent: set {SHARED_DATA} to its folder, or put it into ../shared/data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One private Ray cluster for all tests that need one."""
+    from raf_ray.federation import cluster
+
+    cluster.connect("local", dashboard=False)
+    yield
+    cluster.disconnect()

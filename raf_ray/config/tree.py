@@ -152,7 +152,7 @@ class FederationConfig(Section):
 
     clients: list[str] | dict[str, Positive] = ["high", "mid", "low"]
     """One tier (or HxW) a client, or a number of clients a tier."""
-    rounds: Positive = 16
+    rounds: Positive = 14
     """Rounds of training."""
     local_epochs: Positive = 1
     """Passes over a client's people in a round."""
@@ -207,6 +207,8 @@ class EvaluationConfig(Section):
     """Rounds between scorings on `val` at the trained tiers (and the last round)."""
     metric: Literal["pckh_0.5", "pckh_neck_0.5", "pck_torso_0.2", "oks_ap"] = "pck_torso_0.2"
     """PCKh by head box, by neck to head top; PCK by torso; COCO's OKS AP."""
+    val_metric: Literal["pckh_0.5", "pckh_neck_0.5", "pck_torso_0.2", "oks_ap"] | None = None
+    """Metric of the rounds' scores on `val`, where its people lack what `metric` needs; null: the same."""
     decode: Literal["argmax", "dark"] = "argmax"
     """Peak with a quarter-pixel offset, or DARK."""
     flip_test: bool = False

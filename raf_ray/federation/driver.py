@@ -136,6 +136,7 @@ class Federation:
         for index in range(first, plan.rounds):
             done = index + 1
             cohort = [self.members[i] for i in draw_cohort(len(self.members), plan.participation, plan.seed, index)]
+            log.info("training round %d of %d: %d clients", done, plan.rounds, len(cohort))
             yield RoundStarted(done, plan.rounds, {member.name: member.tier for member in cohort})
             begin = time.perf_counter()
             shares = self.algorithm.client_shares([member.people for member in cohort])

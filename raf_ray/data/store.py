@@ -1,0 +1,317 @@
+"""Prepared shards as Parquet: many clients a file, one row group a client, a person a row.
+
+A client's rows hold its patches exactly as `cut_shard` lays them and the other arrays of `Shard` bit by bit:
+
+| column | type | `Shard`'s |
+| --- | --- | --- |
+| person_id | int64 | person_id |
+| patch | binary | read: bytes of a PNG or JPEG file |
+| joints, visibility | list of 2 K float32 (x0, y0, x1 ...), of K uint8 | joints, visibility |
+| centre, scale, picture_scale, picture_offset | list of 2 float32 (x, y) | the same |
+| area, upsampled | float32, bool | the same |
+
+The file's metadata, key ``raf_ray``, are JSON: the schema version, the skeleton, and for each row group the
+client's name, tier, size and margins. Pictures are stored uncompressed by Parquet, so that reading is one copy.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raf_ray.data.encoded import Encoding, decode_picture, encode_picture, make_each
+from raf_ray.data.index import SCHEMA_VERSION, ClientRecord, check_version
+from raf_ray.data.shard import Margins, Shard
+from raf_ray.data.skeletons import Skeleton
+from raf_ray.errors import InputError
+from raf_ray.files import write_atomically
+from raf_ray.resolution import Size
+
+METADATA = b"raf_ray"
+
+OnBadImage = Literal["stop", "skip"]
+
+
+def shard_schema(joints: int) -> pa.Schema:
+    """Columns of a client's rows, each named as the field of `Shard`; K = `joints`."""
+    pair = pa.list_(pa.float32(), 2)
+    return pa.schema(
+        {
+            "person_id": pa.int64(),
+            "patch": pa.large_binary(),
+            "joints": pa.list_(pa.float32(), 2 * joints),
+            "visibility": pa.list_(pa.uint8(), joints),
+            "centre": pair,
+            "scale": pair,
+            "picture_scale": pair,
+            "picture_offset": pair,
+            "area": pa.float32(),
+            "upsampled": pa.bool_(),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class NamedShard:
+    """A client's shard that is to be written; its patches are read one by one."""
+
+    name: str
+    tier: str
+    shard: Shard
+
+
+@dataclass(frozen=True)
+class Written:
+    """One client that was written, and what that took."""
+
+    record: ClientRecord
+    picture_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StoredPatches:
+    """Index -> (h, w, 3) uint8 RGB patch, decoded when asked for from bytes that stay in memory."""
+
+    patches: pa.ChunkedArray
+    rows: np.ndarray
+    """(N,) int64, each person's row of `patches`"""
+    where: str
+
+    def __call__(self, index: int) -> np.ndarray:
+        row = int(self.rows[index])
+        return decode_picture(memoryview(self.patches[row].as_buffer()), f"patch {row} of {self.where}")
+
+
+# --- writing --------------------------------------------------------------------------------------------
+
+
+def write_shards(
+    root: Path,
+    clients: Sequence[NamedShard],
+    *,
+    encoding: Encoding,
+    clients_per_file: int,
+    on_bad_image: OnBadImage,
+    advance: Callable[[], object] = lambda: None,
+) -> list[Written]:
+    """Write clients' shards as ``train-000.parquet`` and on; the same shards give the same bytes.
+
+    Args:
+        on_bad_image: raise where a picture is missing or cannot be decoded, or leave its person out.
+        advance: called after each person.
+
+    Raises:
+        PictureError: a bad picture, with `on_bad_image="stop"`.
+        InputError: no person of a client has a picture that can be read.
+    """
+    written: list[Written] = []
+    for start in range(0, len(clients), clients_per_file):
+        group = clients[start : start + clients_per_file]
+        path = root / f"train-{start // clients_per_file:03d}.parquet"
+
+        def write(temporary: Path, group: Sequence[NamedShard] = group, name: str = path.name) -> None:
+            skeleton = group[0].shard.skeleton
+            described = [_description(c.name, c.tier, c.shard.size, c.shard.margins) for c in group]
+            schema = shard_schema(len(skeleton)).with_metadata(file_metadata(skeleton, {"clients": described}))
+            with open_writer(temporary, schema, "patch") as writer:
+                for row_group, client in enumerate(group):
+                    begin = time.perf_counter()
+                    table, patch_bytes = _client_table(client, schema, encoding, on_bad_image, advance)
+                    writer.write_table(table, row_group_size=len(table))
+                    record = _record(client, name, row_group, table)
+                    written.append(Written(record, patch_bytes, time.perf_counter() - begin))
+
+        write_atomically(path, write)
+    return written
+
+
+def _client_table(
+    client: NamedShard, schema: pa.Schema, encoding: Encoding, on_bad_image: OnBadImage, advance: Callable[[], object]
+) -> tuple[pa.Table, int]:
+    """A client's rows, and the bytes of its pictures."""
+    shard = client.shard
+    patches, kept = make_each(
+        lambda index: encode_picture(shard.read(index), encoding), len(shard), on_bad_image, advance
+    )
+    if not patches:
+        raise InputError(f"client {client.name} has no people: none of its {len(shard)} pictures can be read")
+    arrays = {name: getattr(shard, name)[kept] for name in schema.names if name != "patch"}
+    return make_table(schema, arrays, {"patch": patches}), sum(map(len, patches))
+
+
+def _record(client: NamedShard, file: str, row_group: int, table: pa.Table) -> ClientRecord:
+    return ClientRecord(
+        name=client.name,
+        tier=client.tier,
+        size=str(client.shard.size),
+        file=file,
+        row_group=row_group,
+        people=len(table),
+        asked=len(client.shard),
+        upsampled=float(table["upsampled"].to_numpy().mean()),
+        margins=client.shard.margins,
+    )
+
+
+def _description(name: str, tier: str, size: Size | str, margins: Margins) -> dict[str, Any]:
+    """What a file says of one of its row groups."""
+    return {"name": name, "tier": tier, "size": str(size), "margins": asdict(margins)}
+
+
+# --- reading --------------------------------------------------------------------------------------------
+
+
+def read_shard(
+    root: Path,
+    record: ClientRecord,
+    skeleton: Skeleton,
+    *,
+    first: int | None = None,
+    skip_upsampled: bool = False,
+    cache_mb: float = 0.0,
+) -> Shard:
+    """One client's shard; with PNG every array and patch has the bits of the one that was written.
+
+    Encoded patches are held in memory and decoded when asked for; decoded ones are kept up to `cache_mb`.
+
+    Args:
+        first: use only so many of the stored people; None: all.
+        skip_upsampled: of these, leave out those who are smaller in their picture than the tier.
+
+    Raises:
+        InputError: the file is missing or damaged, or its row group is not the client's that the index names.
+    """
+    path = root / record.file
+    with open_file(path, skeleton) as file:
+        _check_row_group(file, record, path)
+        table = read_row_group(file, record.row_group, path)
+    arrays = {name: to_array(table[name]) for name in table.column_names if name != "patch"}
+    rows = np.arange(record.people if first is None else first)
+    if skip_upsampled:
+        rows = rows[~arrays["upsampled"][rows]]
+    arrays = {name: array[rows] for name, array in arrays.items()}
+    return Shard(
+        size=record.pixels,
+        skeleton=skeleton,
+        **arrays | {"joints": arrays["joints"].reshape(-1, len(skeleton), 2)},
+        margins=record.margins,
+        read=StoredPatches(table["patch"], rows, f"{record.name} in {path}"),
+        cache_mb=cache_mb,
+    )
+
+
+def check_files(root: Path, clients: Sequence[ClientRecord], skeleton: Skeleton) -> None:
+    """Open every file once, without reading a row.
+
+    Raises InputError where one is missing or cut off, or holds other clients, sizes or joints than the index says.
+    """
+    by_file: dict[str, list[ClientRecord]] = {}
+    for record in clients:
+        by_file.setdefault(record.file, []).append(record)
+    for name, records in by_file.items():
+        with open_file(root / name, skeleton) as file:
+            for record in records:
+                _check_row_group(file, record, root / name)
+
+
+def read_upsampled(root: Path, record: ClientRecord, skeleton: Skeleton) -> np.ndarray:
+    """(N,) bool: which of a client's stored people are smaller in their picture than the tier."""
+    path = root / record.file
+    with open_file(path, skeleton) as file:
+        return to_array(read_row_group(file, record.row_group, path, ["upsampled"])["upsampled"])
+
+
+def _check_row_group(file: pq.ParquetFile, record: ClientRecord, path: Path) -> None:
+    described = metadata_of(file, path).get("clients", [])
+    here = described[record.row_group] if record.row_group < len(described) else None
+    if here != _description(record.name, record.tier, record.size, record.margins):
+        found = f"{here['name']} at {here['size']}" if here else "nothing"
+        raise InputError(
+            f"{path} holds {found} where the index says {record.name} at {record.size}: the two were not prepared "
+            "together; prepare the shards again"
+        )
+    if file.metadata.row_group(record.row_group).num_rows != record.people:
+        raise InputError(f"{path}: {record.name} has another number of people than the index says; prepare them again")
+
+
+# --- Parquet files --------------------------------------------------------------------------------------
+
+
+def file_metadata(skeleton: Skeleton, more: Mapping[str, Any]) -> dict[bytes, bytes]:
+    values = {"schema_version": SCHEMA_VERSION, "skeleton": asdict(skeleton), **more}
+    return {METADATA: json.dumps(values).encode()}
+
+
+def open_writer(path: Path, schema: pa.Schema, pictures: str) -> pq.ParquetWriter:
+    """A writer that neither compresses nor indexes the column of pictures."""
+    others = [name for name in schema.names if name != pictures]
+    return pq.ParquetWriter(
+        path, schema, compression="none", use_dictionary=False, write_statistics=others, write_page_checksum=True
+    )
+
+
+def open_file(path: Path, skeleton: Skeleton) -> pq.ParquetFile:
+    """A Parquet file of prepared shards with the joints of `skeleton`.
+
+    Raises InputError where it is missing, cut off, no such file, of another schema version or of other joints.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing, but {path.parent / 'index.json'} names it; prepare the shards again")
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as Parquet, it may be cut off; prepare the shards again") from error
+    metadata = metadata_of(file, path)
+    check_version(metadata, path)
+    given = metadata["skeleton"]
+    if given != json.loads(json.dumps(asdict(skeleton))):
+        raise InputError(
+            f"{path} holds the {len(given['joints'])} joints of skeleton '{given['name']}', not the {len(skeleton)} "
+            f"of '{skeleton.name}' that the index names; prepare the shards again"
+        )
+    return file
+
+
+def metadata_of(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.schema_arrow.metadata[METADATA]))
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(f"{path} was not made by raf_ray.prepare: it has no metadata of a shard") from error
+
+
+def read_row_group(file: pq.ParquetFile, number: int, path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return file.read_row_group(number, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} is damaged in row group {number}; prepare the shards again") from error
+
+
+def make_table(schema: pa.Schema, arrays: Mapping[str, np.ndarray], pictures: Mapping[str, list[bytes]]) -> pa.Table:
+    """A table of `schema`: arrays (N, ...) as N numbers or N lists of numbers, bit by bit, and N encoded pictures."""
+
+    def column(field: pa.Field) -> pa.Array:
+        if field.name in pictures:
+            return pa.array(pictures[field.name], field.type)
+        flat = np.ascontiguousarray(arrays[field.name]).reshape(-1)
+        if not pa.types.is_fixed_size_list(field.type):
+            return pa.array(flat, field.type)
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat, field.type.value_type), field.type.list_size)
+
+    return pa.table([column(field) for field in schema], schema=schema)
+
+
+def to_array(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as (N,), or (N, numbers of a list)."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return np.array(column.to_numpy())
+    width = column.type.list_size
+    return np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks]).reshape(-1, width)

@@ -1,0 +1,291 @@
+"""``python -m raf_ray.prepare``: cut each client's people at its own tier, once, into Parquet to train from."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raf_ray.cli import add_config_arguments, config_from, run_command
+from raf_ray.config import Config, write_yaml
+from raf_ray.config.help import PRECEDENCE, preset_lines
+from raf_ray.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from raf_ray.data.encoded import Encoding
+    from raf_ray.data.index import Index
+    from raf_ray.data.store import Written
+
+CLIENTS_PER_FILE = 64
+"""A choice: some hundred files for ten thousand clients, and files that are still quick to copy."""
+
+TABLE_ROWS = 30
+"""Clients that the table shows one by one; of more, a row a tier."""
+
+EXAMPLES = """examples:
+  python -m raf_ray.prepare --output shards data.augment=true
+  python -m raf_ray.prepare --output shards --encoding jpeg data.name=coco data.root=DIR data.people_per_client=null
+  python -m raf_ray.run data.augment=true data.name=shards data.root=shards
+
+A shard holds no finer pixels than its client's tier, and as much around each person as data.augment reaches. Training
+from PNG shards gives the same bits as training from the pictures with the same words; JPEG (quality 95) is a
+third of the size. Fixed when prepared: the seed's split and partition, the clients' tiers and order, the joints,
+the margins, and the pictures left out with data.on_bad_image=skip. Still free in a run: fewer people (the first
+stored), data.upsampled, less augmentation, and evaluation sizes for which the stored held-out pictures suffice: they are
+not reduced, but hold only what evaluation.resolutions needed, and smaller sizes reach farther. A comparison's
+one-tier references have other shards; prepare those apart, or leave them out with --only.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    lines = ["presets:", *preset_lines(), "", PRECEDENCE, "All keys: python -m raf_ray.run --help."]
+    parser = argparse.ArgumentParser(
+        prog="python -m raf_ray.prepare",
+        description="Cut each client's people at its own tier into Parquet files, with an index, to train from.",
+        epilog=EXAMPLES + "\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the shards")
+    parser.add_argument("--encoding", choices=("png", "jpeg"), default="png", help="of pictures (default: png)")
+    parser.add_argument("--clients-per-file", metavar="N", type=int, default=CLIENTS_PER_FILE,
+                        help=f"clients in one Parquet file (default: {CLIENTS_PER_FILE})")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace the shards in --output")
+    return parser
+
+
+def main(words: Sequence[str]) -> None:
+    # Options and key=value words may come in any order.
+    arguments = parser().parse_intermixed_args(words)
+    if arguments.clients_per_file < 1:
+        raise InputError(f"--clients-per-file {arguments.clients_per_file}: it must be at least 1")
+    config = config_from(arguments)
+    output = Path(arguments.output)
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("people", total=None)
+        prepared = prepare_shards(
+            config, output, encoding=arguments.encoding, clients_per_file=arguments.clients_per_file,
+            overwrite=arguments.overwrite, begin=lambda total: progress.update(bar, total=total),
+            advance=lambda: progress.advance(bar),
+        )  # fmt: skip
+    console.print(summary(prepared))
+    for line in closing_lines(prepared, arguments):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class PreparedShards:
+    """What was written, and what it took."""
+
+    folder: Path
+    index: Index
+    clients: tuple[Written, ...]
+    held_out_bytes: dict[str, int]
+    """Split -> bytes of its pictures"""
+
+
+def prepare_shards(
+    config: Config,
+    output: Path,
+    *,
+    encoding: Encoding = "png",
+    clients_per_file: int = CLIENTS_PER_FILE,
+    overwrite: bool = False,
+    begin: Callable[[int], object] = lambda total: None,
+    advance: Callable[[], object] = lambda: None,
+) -> PreparedShards:
+    """Write the shards of a config's clients and its held-out people. The folder is there whole or not at all.
+
+    Args:
+        begin: told the number of people; `advance` is called after each.
+
+    Raises:
+        InputError: the request, the output folder or a picture is wrong; nothing was written.
+    """
+    from importlib.metadata import version
+
+    from raf_ray import assembly
+    from raf_ray.data.index import SCHEMA_VERSION, Index, write_index
+    from raf_ray.data.shard import cut_shard
+    from raf_ray.data.store import NamedShard, write_shards
+    from raf_ray.data.stored_people import write_people
+
+    check_output(output, overwrite)
+    data = config.data
+    if data.name == "shards":
+        raise InputError("data.name=shards: shards are cut from pictures; name the data set that they come from")
+    plans = assembly.plan_clients(config)
+    # Upsampled people are stored in any case: whether to train on them is the run's choice.
+    everyone = config.model_copy(update={"data": data.model_copy(update={"upsampled": "keep"})})
+    owned, held_out = assembly.load_data(everyone, plans)
+    clients = []
+    for plan, own in zip(plans, owned, strict=True):
+        assert own.people is not None
+        margins = assembly.margins_of(config, plan.size.aspect)
+        clients.append(NamedShard(plan.name, plan.tier, cut_shard(own.people, plan.size, margins)))
+    sizes = assembly.final_sizes(config, plans)
+    asked = {"val": data.val_people, "test": data.test_people}
+    begin(sum(own.count for own in owned) + sum(map(len, held_out.values())))
+    with new_folder(output, overwrite) as folder:
+        written = write_shards(
+            folder, clients, encoding=encoding, clients_per_file=clients_per_file, on_bad_image=data.on_bad_image,
+            advance=advance,
+        )  # fmt: skip
+        splits = {
+            split: write_people(
+                folder, split, people, sizes, asked=max(asked[split] or 0, len(people)), encoding=encoding,
+                on_bad_image=data.on_bad_image, advance=advance,
+            )
+            for split, people in held_out.items()
+        }  # fmt: skip
+        index = Index(
+            schema_version=SCHEMA_VERSION,
+            raf_ray=version("raf-ray"),
+            encoding=encoding,
+            seed=config.seed,
+            partition=data.partition,
+            concentration=data.concentration,
+            skeleton=held_out["test"].skeleton,
+            clients=tuple(one.record for one in written),
+            held_out={split: record for split, (record, _) in splits.items()},
+            evaluation_sizes=tuple(str(size) for size in sizes),
+            smallest_size=str(sizes[-1]),
+            config=write_yaml(config),
+        )
+        write_index(folder, index)
+    return PreparedShards(output, index, tuple(written), {split: size for split, (_, size) in splits.items()})
+
+
+# --- the folder -----------------------------------------------------------------------------------------
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise InputError where the folder is in use; with `overwrite`, where it holds anything but shards."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"output {output} is a file; choose a folder")
+    names = [path.name for path in output.iterdir()]
+    if not names:
+        return
+    if not overwrite:
+        raise InputError(
+            f"output folder {output} is not empty; choose another --output, or add --overwrite to replace its shards"
+        )
+    if "index.json" not in names or any(name != "index.json" and not name.endswith(".parquet") for name in names):
+        raise InputError(
+            f"{output} holds other files than prepared shards, so --overwrite leaves it alone; choose another --output"
+        )
+
+
+@contextmanager
+def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary neighbour to write into; it takes the place of `output` at the end, or goes away on an error."""
+    from raf_ray.data.people import PictureError
+
+    temporary, old = (output.absolute().with_name(f".{output.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        with _termination_raises():
+            yield temporary
+            check_output(output, overwrite)
+            if output.exists():
+                output.rename(old)
+            temporary.rename(output)
+    except PictureError as error:
+        raise InputError(f"{error}; repair it, or leave its people out with data.on_bad_image=skip") from error
+    except RunError as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"cannot write to output folder {output}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not output.exists():
+            old.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does, so that its temporary folder goes away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+# --- what is shown --------------------------------------------------------------------------------------
+
+
+def summary(prepared: PreparedShards) -> Any:
+    """The table at the end: a row a client (or, of many, a tier), then the held-out splits."""
+    from rich.table import Table
+
+    table = Table(title=f"Shards in {prepared.folder}", title_justify="left")
+    table.add_column("tier" if len(prepared.clients) > TABLE_ROWS else "client", no_wrap=True)
+    for title in ("size", "people", "upsampled", "MB", "people/s"):
+        table.add_column(title, justify="right")
+    groups: dict[str, list[Written]] = {}
+    for one in prepared.clients:
+        many = len(prepared.clients) > TABLE_ROWS
+        groups.setdefault(one.record.tier if many else one.record.name, []).append(one)
+    for name, group in groups.items():
+        people = sum(one.record.people for one in group)
+        upsampled = sum(one.record.people * one.record.upsampled for one in group) / people
+        megabytes = sum(one.picture_bytes for one in group) / 1e6
+        speed = people / sum(one.seconds for one in group)
+        label = f"{name} ({len(group)} clients)" if len(group) > 1 else name
+        cells = (str(people), f"{100 * upsampled:.0f} %", f"{megabytes:.1f}", f"{speed:.0f}")
+        table.add_row(label, group[0].record.size, *cells)
+    table.add_section()
+    for split, record in prepared.index.held_out.items():
+        megabytes = prepared.held_out_bytes[split] / 1e6
+        table.add_row(split, "unreduced", str(record.people), "", f"{megabytes:.1f}", "", style="dim")
+    return table
+
+
+def closing_lines(prepared: PreparedShards, arguments: argparse.Namespace) -> Iterator[str]:
+    """Who was left out, where the shards are, and the command that trains from them."""
+    index = prepared.index
+    left_out = {one.record.name: one.record.asked - one.record.people for one in prepared.clients}
+    left_out |= {split: prepared.held_out_asked[split] - record.people for split, record in index.held_out.items()}
+    told = [f"{name} {count}" for name, count in left_out.items() if count]
+    if told:
+        shown = ", ".join(told[:6]) + (" ..." if len(told) > 6 else "")
+        yield f"People left out because their picture could not be read: {sum(left_out.values())} ({shown})."
+    files = len({one.record.file for one in prepared.clients}) + len(index.held_out)
+    yield f"Shards: {prepared.folder} (index.json and {files} Parquet files)"
+    words = ["python", "-m", "raf_ray.run"]
+    for preset in arguments.preset:
+        words += ["--preset", preset]
+    if arguments.config:
+        words += ["--config", arguments.config]
+    words += [word for word in arguments.overrides if word.partition("=")[0] not in ("data.name", "data.root")]
+    yield f"Train from them: {shlex.join([*words, 'data.name=shards', f'data.root={prepared.folder}'])}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,55 @@
+"""Plug-ins for tests: an objective that fails, one that kills its process, one that gives NaN, a model."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from raf_ray.data.people import People
+from raf_ray.objectives import Loss, heatmap
+
+
+def raises(heatmaps, targets, weights, level_weights):
+    raise ValueError("this objective always fails")
+
+
+def dies(heatmaps, targets, weights, level_weights):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def not_a_number(heatmaps, targets, weights, level_weights):
+    loss = heatmap(heatmaps, targets, weights, level_weights)
+    return Loss(loss.total * float("nan"), loss.gt, [])
+
+
+def doubled(heatmaps, targets, weights, level_weights):
+    loss = heatmap(heatmaps, targets, weights, level_weights)
+    return Loss(2 * loss.total, loss.gt, [])
+
+
+def slow(heatmaps, targets, weights, level_weights):
+    """Waits until the file that RAF_RAY_TEST_GATE names is there: the test decides how long a round takes."""
+    gate = Path(os.environ["RAF_RAY_TEST_GATE"])
+    while not gate.exists():
+        signal.sigtimedwait([], 0.02)
+    return heatmap(heatmaps, targets, weights, level_weights)
+
+
+class OneConv(nn.Module):
+    size_divisor = 4
+
+    def __init__(self, num_joints: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, num_joints, 4, 4)
+        self.norm = nn.BatchNorm2d(num_joints)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(images))
+
+
+def no_people(root: str | None, split: str) -> list[People]:
+    return []
