@@ -31,7 +31,7 @@ from raf_ray.data.people import People
 from raf_ray.data.shard import Margins, Shard, cut_shard, lay_patches
 from raf_ray.data.skeletons import COCO17, SKELETONS, Skeleton
 from raf_ray.data.splits import partition, split_by_picture
-from raf_ray.data.store import check_files, read_shard, read_upsampled
+from raf_ray.data.store import read_shard, read_upsampled
 from raf_ray.data.stored_people import read_people
 from raf_ray.data.synthetic import synthetic_people
 from raf_ray.errors import InputError
@@ -229,20 +229,21 @@ def load_shards(config: Config, plans: Sequence[ClientPlan]) -> tuple[ClientData
     Raises InputError where the shards are of other clients, joints or another partition than the config's, or
     hold too few people or too little around them.
     """
-    data, root, index = config.data, *_open_shards(config)
+    data = config.data
+    root, index = _open_shards(config)
     check_clients(index, [(plan.name, plan.size) for plan in plans])
-    check_files(root, index.clients, index.skeleton)
     check_partition(index, data.partition, data.concentration)
     key = "data.counts" if data.counts else "data.people_per_client"
     wanted: Sequence[int | None] = data.counts or [data.people_per_client] * len(plans)
     if len(wanted) != len(plans):
         raise InputError(f"data.counts: {len(wanted)} numbers for {len(plans)} clients; give one for each")
+    stored = read_upsampled(root, index.clients, index.skeleton)
+    skip = data.upsampled == "skip"
     owned = []
-    for plan, record, most in zip(plans, index.clients, wanted, strict=True):
+    for plan, record, most, flags in zip(plans, index.clients, wanted, stored, strict=True):
         check_margins(record, margins_of(config, plan.size.aspect))
         first = first_people(key, most, record, f"client {record.name}")
-        upsampled = read_upsampled(root, record, index.skeleton)[:first]
-        skip = data.upsampled == "skip"
+        upsampled = flags[:first]
         count = int((~upsampled).sum()) if skip else first
         _check_left(count, plan)
         opened = partial(
@@ -376,7 +377,7 @@ def _shorten(names: Sequence[str], most: int = 6) -> str:
 
 def build_loss(config: ObjectiveConfig) -> Objective:
     if is_import_path(config.name):
-        return load_object(config.name, "objective.name")  # type: ignore[no-any-return]
+        return load_object(config.name, "objective.name")
     return build_objective(
         config.name,
         alpha=config.alpha,

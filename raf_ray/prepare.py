@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from raf_ray.cli import add_config_arguments, config_from, run_command
 from raf_ray.config import Config, write_yaml
 from raf_ray.config.help import PRECEDENCE, preset_lines
-from raf_ray.errors import InputError, RunError
+from raf_ray.errors import InputError
 
 if TYPE_CHECKING:
     from raf_ray.data.encoded import Encoding
@@ -37,12 +37,13 @@ EXAMPLES = """examples:
   python -m raf_ray.run data.augment=true data.name=shards data.root=shards
 
 A shard holds no finer pixels than its client's tier, and as much around each person as data.augment reaches. Training
-from PNG shards gives the same bits as training from the pictures with the same words; JPEG (quality 95) is a
-third of the size. Fixed when prepared: the seed's split and partition, the clients' tiers and order, the joints,
-the margins, and the pictures left out with data.on_bad_image=skip. Still free in a run: fewer people (the first
-stored), data.upsampled, less augmentation, and evaluation sizes for which the stored held-out pictures suffice: they are
-not reduced, but hold only what evaluation.resolutions needed, and smaller sizes reach farther. A comparison's
-one-tier references have other shards; prepare those apart, or leave them out with --only.
+from PNG shards gives the same bits as training from the pictures with the same words (but for people left out for
+a bad picture); JPEG, quality 95, is about a third of the size.
+Fixed when prepared: the seed's split and partition, the clients' tiers and order, the joints, the margins.
+Free in a run: fewer people (the first stored), data.upsampled, less augmentation, another seed for all else, and
+evaluation sizes for which the held-out pictures suffice. These are not reduced, but hold only what scoring at
+evaluation.resolutions needs; smaller sizes reach farther, so name the smallest when preparing.
+A comparison's one-tier references have other shards: prepare those apart, or leave them out with --only.
 """
 
 
@@ -85,7 +86,7 @@ def main(words: Sequence[str]) -> None:
         )  # fmt: skip
     console.print(summary(prepared))
     for line in closing_lines(prepared, arguments):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class PreparedShards:
     clients: tuple[Written, ...]
     held_out_bytes: dict[str, int]
     """Split -> bytes of its pictures"""
+    left_out: dict[str, int]
+    """Client or split -> people left out because their picture could not be read"""
 
 
 def prepare_shards(
@@ -168,7 +171,9 @@ def prepare_shards(
             config=write_yaml(config),
         )
         write_index(folder, index)
-    return PreparedShards(output, index, tuple(written), {split: size for split, (_, size) in splits.items()})
+    left_out = {one.record.name: one.record.asked - one.record.people for one in written}
+    left_out |= {split: len(held_out[split]) - record.people for split, (record, _) in splits.items()}
+    return PreparedShards(output, index, tuple(written), {s: size for s, (_, size) in splits.items()}, left_out)
 
 
 # --- the folder -----------------------------------------------------------------------------------------
@@ -198,25 +203,27 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary neighbour to write into; it takes the place of `output` at the end, or goes away on an error."""
     from raf_ray.data.people import PictureError
 
-    temporary, old = (output.absolute().with_name(f".{output.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
+    place = output.resolve()
+    # In the nearest folder that exists: no empty parents stay behind, and a rename within one disk is atomic.
+    beside = next(parent for parent in place.parents if parent.exists())
+    temporary, old = (beside / f".{place.name}.{os.getpid()}.{kind}" for kind in ("new", "old"))
     try:
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
         with _termination_raises():
             yield temporary
             check_output(output, overwrite)
-            if output.exists():
-                output.rename(old)
-            temporary.rename(output)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if place.exists():
+                place.rename(old)
+            temporary.rename(place)
     except PictureError as error:
         raise InputError(f"{error}; repair it, or leave its people out with data.on_bad_image=skip") from error
-    except RunError as error:
-        raise InputError(str(error)) from error
     except OSError as error:
         raise InputError(f"cannot write to output folder {output}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not output.exists():
-            old.rename(output)
+        if old.exists() and not place.exists():
+            old.rename(place)
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -244,22 +251,24 @@ def summary(prepared: PreparedShards) -> Any:
     """The table at the end: a row a client (or, of many, a tier), then the held-out splits."""
     from rich.table import Table
 
-    table = Table(title=f"Shards in {prepared.folder}", title_justify="left")
-    table.add_column("tier" if len(prepared.clients) > TABLE_ROWS else "client", no_wrap=True)
-    for title in ("size", "people", "upsampled", "MB", "people/s"):
-        table.add_column(title, justify="right")
+    many = len(prepared.clients) > TABLE_ROWS
     groups: dict[str, list[Written]] = {}
     for one in prepared.clients:
-        many = len(prepared.clients) > TABLE_ROWS
         groups.setdefault(one.record.tier if many else one.record.name, []).append(one)
+    table = Table(title=f"Prepared shards ({prepared.index.encoding})", title_justify="left")
+    table.add_column("clients" if many else "client", no_wrap=True)
+    for title in ("tier", "people", "upsampled", "MB", "people/s"):
+        table.add_column(title, justify="right", no_wrap=True)
     for name, group in groups.items():
+        first = group[0].record
         people = sum(one.record.people for one in group)
         upsampled = sum(one.record.people * one.record.upsampled for one in group) / people
         megabytes = sum(one.picture_bytes for one in group) / 1e6
         speed = people / sum(one.seconds for one in group)
-        label = f"{name} ({len(group)} clients)" if len(group) > 1 else name
-        cells = (str(people), f"{100 * upsampled:.0f} %", f"{megabytes:.1f}", f"{speed:.0f}")
-        table.add_row(label, group[0].record.size, *cells)
+        table.add_row(
+            str(len(group)) if many else name, first.size if first.tier == first.size else f"{first.tier} {first.size}",
+            str(people), f"{100 * upsampled:.0f} %", f"{megabytes:.1f}", f"{speed:.0f}",
+        )  # fmt: skip
     table.add_section()
     for split, record in prepared.index.held_out.items():
         megabytes = prepared.held_out_bytes[split] / 1e6
@@ -269,14 +278,11 @@ def summary(prepared: PreparedShards) -> Any:
 
 def closing_lines(prepared: PreparedShards, arguments: argparse.Namespace) -> Iterator[str]:
     """Who was left out, where the shards are, and the command that trains from them."""
-    index = prepared.index
-    left_out = {one.record.name: one.record.asked - one.record.people for one in prepared.clients}
-    left_out |= {split: prepared.held_out_asked[split] - record.people for split, record in index.held_out.items()}
-    told = [f"{name} {count}" for name, count in left_out.items() if count]
+    told = [f"{name} {count}" for name, count in prepared.left_out.items() if count]
     if told:
-        shown = ", ".join(told[:6]) + (" ..." if len(told) > 6 else "")
-        yield f"People left out because their picture could not be read: {sum(left_out.values())} ({shown})."
-    files = len({one.record.file for one in prepared.clients}) + len(index.held_out)
+        shown = ", ".join(told[:6]) + (", ..." if len(told) > 6 else "")
+        yield f"People left out because their picture could not be read: {sum(prepared.left_out.values())} ({shown})."
+    files = len({one.record.file for one in prepared.clients}) + len(prepared.index.held_out)
     yield f"Shards: {prepared.folder} (index.json and {files} Parquet files)"
     words = ["python", "-m", "raf_ray.run"]
     for preset in arguments.preset:

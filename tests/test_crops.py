@@ -93,7 +93,8 @@ def test_a_dot_in_the_picture_is_found_at_its_joint_in_the_crop():
     assert np.abs(centre - batch.joints[0, 0].numpy()).max() < 0.1
 
 
-def augmented(size=Size(128, 96), people=24, seed=0):
+def augmented(people=24, seed=0):
+    size = Size(128, 96)
     source = synthetic_people(seed, "train", np.arange(people), 160.0)
     shard = cut_shard(source, size, Augmentation().margins(size.aspect))
     index = np.arange(people)

@@ -57,15 +57,15 @@ class DataConfig(Section):
     skeleton: Literal["coco17", "mpii16", "lsp14"] | ImportPath | None = None
     """Joints of a data set in COCO form: a known one or `package.module:SKELETON`; null: the data set's own."""
     people_per_client: Positive | None = 600
-    """Training people a client; null: all, in equal parts. Not used by `partition: counts`."""
+    """Training people a client (of shards: the first); null: all, in equal parts. Not used by `partition: counts`."""
     val_people: Positive | None = 200
-    """People that rounds are scored on; null: the whole validation split (synthetic: 200)."""
+    """People that rounds are scored on (of shards: the first); null: the whole validation split (synthetic: 200)."""
     test_people: Positive | None = 400
-    """People that the final table is scored on; null: the whole test split (synthetic: 400)."""
+    """People that the final table is scored on (of shards: the first); null: the whole test split (synthetic: 400)."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the training pictures that become `val` (coco, mpii and their like)."""
+    """Share of the training pictures that become `val` (coco, mpii and their like; shards: as prepared)."""
     partition: Literal["equal", "counts", "dirichlet_size", "dirichlet_pose"] = "equal"
-    """How clients share the people: same number, `counts`, or non-IID by person size or pose cluster."""
+    """How clients share the people: same number, `counts`, or non-IID by size or pose cluster (shards: as prepared)."""
     counts: list[Positive] | None = None
     """Training people of each client, in order, for `partition: counts`."""
     concentration: Annotated[float, Field(gt=0)] = 0.5

@@ -13,6 +13,7 @@ import numpy as np
 from raf_ray.data.people import PictureError
 
 Encoding = Literal["png", "jpeg"]
+OnBadImage = Literal["stop", "skip"]
 
 JPEG_QUALITY = 95
 """A choice: OpenCV's default, near enough to the pixels that training does not notice; PNG keeps every bit."""
@@ -42,7 +43,7 @@ def decode_picture(data: bytes | memoryview, what: str) -> np.ndarray:
 def make_each(
     make: Callable[[int], Made],
     count: int,
-    on_bad_image: Literal["stop", "skip"],
+    on_bad_image: OnBadImage,
     advance: Callable[[], object],
 ) -> tuple[list[Made], np.ndarray]:
     """What `make` gives for each of 0 .. count - 1, on all of the machine's cores, in order.

@@ -16,28 +16,32 @@ client's name, tier, size and margins. Pictures are stored uncompressed by Parqu
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raf_ray.data.encoded import Encoding, decode_picture, encode_picture, make_each
-from raf_ray.data.index import SCHEMA_VERSION, ClientRecord, check_version
+from raf_ray.data.encoded import Encoding, OnBadImage, decode_picture, encode_picture, make_each
+from raf_ray.data.index import ClientRecord
+from raf_ray.data.parquet import (
+    file_metadata,
+    make_table,
+    metadata_of,
+    open_file,
+    open_writer,
+    read_row_group,
+    to_array,
+)
 from raf_ray.data.shard import Margins, Shard
 from raf_ray.data.skeletons import Skeleton
-from raf_ray.errors import InputError
+from raf_ray.errors import InputError, RunError
 from raf_ray.files import write_atomically
 from raf_ray.resolution import Size
-
-METADATA = b"raf_ray"
-
-OnBadImage = Literal["stop", "skip"]
 
 
 def shard_schema(joints: int) -> pa.Schema:
@@ -188,12 +192,13 @@ def read_shard(
         skip_upsampled: of these, leave out those who are smaller in their picture than the tier.
 
     Raises:
-        InputError: the file is missing or damaged, or its row group is not the client's that the index names.
+        InputError: the file is missing or cut off, or its row group is not the client's that the index names.
+        RunError: the rows are damaged (a client opens its shard when the run has begun).
     """
     path = root / record.file
     with open_file(path, skeleton) as file:
         _check_row_group(file, record, path)
-        table = read_row_group(file, record.row_group, path)
+        table = read_row_group(file, record.row_group, path, raises=RunError)
     arrays = {name: to_array(table[name]) for name in table.column_names if name != "patch"}
     rows = np.arange(record.people if first is None else first)
     if skip_upsampled:
@@ -209,25 +214,23 @@ def read_shard(
     )
 
 
-def check_files(root: Path, clients: Sequence[ClientRecord], skeleton: Skeleton) -> None:
-    """Open every file once, without reading a row.
+def read_upsampled(root: Path, clients: Sequence[ClientRecord], skeleton: Skeleton) -> list[np.ndarray]:
+    """For each client (N,) bool: which of its stored people are smaller in their picture than the tier.
 
-    Raises InputError where one is missing or cut off, or holds other clients, sizes or joints than the index says.
+    Every file is opened once, and no patch is read. Raises InputError where a file is missing or cut off, or holds
+    other clients, sizes or joints than the index says.
     """
     by_file: dict[str, list[ClientRecord]] = {}
     for record in clients:
         by_file.setdefault(record.file, []).append(record)
+    found: dict[tuple[str, int], np.ndarray] = {}
     for name, records in by_file.items():
         with open_file(root / name, skeleton) as file:
             for record in records:
                 _check_row_group(file, record, root / name)
-
-
-def read_upsampled(root: Path, record: ClientRecord, skeleton: Skeleton) -> np.ndarray:
-    """(N,) bool: which of a client's stored people are smaller in their picture than the tier."""
-    path = root / record.file
-    with open_file(path, skeleton) as file:
-        return to_array(read_row_group(file, record.row_group, path, ["upsampled"])["upsampled"])
+                rows = read_row_group(file, record.row_group, root / name, ["upsampled"])
+                found[name, record.row_group] = to_array(rows["upsampled"])
+    return [found[record.file, record.row_group] for record in clients]
 
 
 def _check_row_group(file: pq.ParquetFile, record: ClientRecord, path: Path) -> None:
@@ -236,82 +239,12 @@ def _check_row_group(file: pq.ParquetFile, record: ClientRecord, path: Path) -> 
     if here != _description(record.name, record.tier, record.size, record.margins):
         found = f"{here['name']} at {here['size']}" if here else "nothing"
         raise InputError(
-            f"{path} holds {found} where the index says {record.name} at {record.size}: the two were not prepared "
-            "together; prepare the shards again"
+            f"row group {record.row_group} of {path} is {found}, but the index says {record.name} at {record.size}: "
+            "the two were not prepared together; prepare the shards again"
         )
-    if file.metadata.row_group(record.row_group).num_rows != record.people:
-        raise InputError(f"{path}: {record.name} has another number of people than the index says; prepare them again")
-
-
-# --- Parquet files --------------------------------------------------------------------------------------
-
-
-def file_metadata(skeleton: Skeleton, more: Mapping[str, Any]) -> dict[bytes, bytes]:
-    values = {"schema_version": SCHEMA_VERSION, "skeleton": asdict(skeleton), **more}
-    return {METADATA: json.dumps(values).encode()}
-
-
-def open_writer(path: Path, schema: pa.Schema, pictures: str) -> pq.ParquetWriter:
-    """A writer that neither compresses nor indexes the column of pictures."""
-    others = [name for name in schema.names if name != pictures]
-    return pq.ParquetWriter(
-        path, schema, compression="none", use_dictionary=False, write_statistics=others, write_page_checksum=True
-    )
-
-
-def open_file(path: Path, skeleton: Skeleton) -> pq.ParquetFile:
-    """A Parquet file of prepared shards with the joints of `skeleton`.
-
-    Raises InputError where it is missing, cut off, no such file, of another schema version or of other joints.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is missing, but {path.parent / 'index.json'} names it; prepare the shards again")
-    try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as Parquet, it may be cut off; prepare the shards again") from error
-    metadata = metadata_of(file, path)
-    check_version(metadata, path)
-    given = metadata["skeleton"]
-    if given != json.loads(json.dumps(asdict(skeleton))):
+    people = file.metadata.row_group(record.row_group).num_rows
+    if people != record.people:
         raise InputError(
-            f"{path} holds the {len(given['joints'])} joints of skeleton '{given['name']}', not the {len(skeleton)} "
-            f"of '{skeleton.name}' that the index names; prepare the shards again"
+            f"{path} holds {people} people of {record.name}, but the index says {record.people}; prepare the shards "
+            "again"
         )
-    return file
-
-
-def metadata_of(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.schema_arrow.metadata[METADATA]))
-    except (TypeError, KeyError, ValueError) as error:
-        raise InputError(f"{path} was not made by raf_ray.prepare: it has no metadata of a shard") from error
-
-
-def read_row_group(file: pq.ParquetFile, number: int, path: Path, columns: list[str] | None = None) -> pa.Table:
-    try:
-        return file.read_row_group(number, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} is damaged in row group {number}; prepare the shards again") from error
-
-
-def make_table(schema: pa.Schema, arrays: Mapping[str, np.ndarray], pictures: Mapping[str, list[bytes]]) -> pa.Table:
-    """A table of `schema`: arrays (N, ...) as N numbers or N lists of numbers, bit by bit, and N encoded pictures."""
-
-    def column(field: pa.Field) -> pa.Array:
-        if field.name in pictures:
-            return pa.array(pictures[field.name], field.type)
-        flat = np.ascontiguousarray(arrays[field.name]).reshape(-1)
-        if not pa.types.is_fixed_size_list(field.type):
-            return pa.array(flat, field.type)
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat, field.type.value_type), field.type.list_size)
-
-    return pa.table([column(field) for field in schema], schema=schema)
-
-
-def to_array(column: pa.ChunkedArray) -> np.ndarray:
-    """A column as (N,), or (N, numbers of a list)."""
-    if not pa.types.is_fixed_size_list(column.type):
-        return np.array(column.to_numpy())
-    width = column.type.list_size
-    return np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks]).reshape(-1, width)

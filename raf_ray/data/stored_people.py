@@ -20,13 +20,9 @@ import numpy as np
 import pyarrow as pa
 
 from raf_ray.data.augment import NO_MARGINS
-from raf_ray.data.encoded import Encoding, decode_picture, encode_picture, make_each
+from raf_ray.data.encoded import Encoding, OnBadImage, decode_picture, encode_picture, make_each
 from raf_ray.data.index import Index, SplitRecord, first_people
-from raf_ray.data.people import People
-from raf_ray.data.shard import lay_patches
-from raf_ray.data.skeletons import Skeleton
-from raf_ray.data.store import (
-    OnBadImage,
+from raf_ray.data.parquet import (
     file_metadata,
     make_table,
     metadata_of,
@@ -35,7 +31,10 @@ from raf_ray.data.store import (
     read_row_group,
     to_array,
 )
-from raf_ray.errors import InputError
+from raf_ray.data.people import People
+from raf_ray.data.shard import lay_patches
+from raf_ray.data.skeletons import Skeleton
+from raf_ray.errors import InputError, RunError
 from raf_ray.files import write_atomically
 from raf_ray.resolution import Size
 
@@ -85,7 +84,7 @@ class StoredPictures:
         pictures = self._last.get(group)
         if pictures is None:
             with open_file(self.path, self.skeleton) as file:
-                pictures = read_row_group(file, group, self.path, ["picture"])["picture"]
+                pictures = read_row_group(file, group, self.path, ["picture"], RunError)["picture"]
             self._last.clear()
             self._last[group] = pictures
         x, y, width, height = self.region[row].tolist()

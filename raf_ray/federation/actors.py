@@ -15,9 +15,9 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from raf_ray.errors import RunError
-from raf_ray.federation.client import Update
+from raf_ray.federation.client import Client, Update
 from raf_ray.federation.messages import Event, Scores
-from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member
+from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member, Score
 
 if TYPE_CHECKING:
     from raf_ray.federation.driver import Federation
@@ -33,21 +33,26 @@ class ClientHost:
 
     def __init__(self, name: str, make: MakeClient) -> None:
         self._name = name
-        self._client = make()
+        self._make = make
+        self._client: Client | None = None
 
     def __repr__(self) -> str:
         return self._name
 
-    def ready(self) -> bool:
-        return True
+    def build(self) -> None:
+        """Build the client: here and not in the constructor, whose exceptions Ray reports as a death."""
+        self._client = self._make()
 
     def train(self, state: np.ndarray, round_index: int, share: float) -> Update:
+        assert self._client is not None
         return self._client.train(state, round_index, share)
 
     def local_state(self) -> Any:
+        assert self._client is not None
         return self._client.local_state()
 
     def restore(self, state: Any) -> None:
+        assert self._client is not None
         self._client.restore(state)
 
 
@@ -55,15 +60,17 @@ class EvaluatorHost:
     """Scores models while the next round trains."""
 
     def __init__(self, make: MakeScore) -> None:
-        self._score = make()
+        self._make = make
+        self._score: Score | None = None
 
     def __repr__(self) -> str:
         return "evaluator"
 
-    def ready(self) -> bool:
-        return True
+    def build(self) -> None:
+        self._score = self._make()
 
     def score(self, state: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
+        assert self._score is not None
         return self._score(state, split, sizes, sample_sizes)
 
 
@@ -113,11 +120,11 @@ class RayPool:
         self._evaluator = EvaluatorActor.options(
             num_cpus=shares.evaluator_cpus, num_gpus=shares.evaluator_gpus or None
         ).remote(make_score)
-        ready = {actor.ready.remote(): name for name, actor in self._clients.items()}
-        ready[self._evaluator.ready.remote()] = "evaluator"
-        for name, error in self._arrivals(ready):
+        building = {actor.build.remote(): name for name, actor in self._clients.items()}
+        building[self._evaluator.build.remote()] = "evaluator"
+        for name, error in self._arrivals(building):
             if isinstance(error, Exception):
-                raise self._failure(name, -1, error)
+                raise self._failure(name, -1, error) from error
 
     def publish(self, buffer: np.ndarray) -> Any:
         return ray.put(buffer)
@@ -138,7 +145,7 @@ class RayPool:
         for _, result in self._arrivals({pending: "evaluator"}):
             if isinstance(result, Exception):
                 raise RunError(f"the evaluator failed: {_cause(result)}") from result
-            return result  # type: ignore[no-any-return]
+            return result
         raise AssertionError("unreachable: a pending reference always arrives")
 
     def local_states(self) -> dict[str, Any]:

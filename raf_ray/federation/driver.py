@@ -277,7 +277,7 @@ class Federation:
              "totals": self._totals}
         )  # fmt: skip
         write_json(self.folder / "results.json", results)
-        return results  # type: ignore[no-any-return]
+        return results
 
     def _fail(self, message: str, status: str) -> Failed:
         try:

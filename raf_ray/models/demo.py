@@ -55,7 +55,7 @@ class DemoNet(nn.Module):
         self.merge_quarter = conv_norm(quarter, quarter)
         self.head = nn.Conv2d(quarter, num_joints, 1)
         nn.init.normal_(self.head.weight, std=0.001)
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]

@@ -1,0 +1,100 @@
+"""Parquet files of prepared data: opened with what is wrong with them said in a sentence, arrays in and out bit by bit.
+
+A file's metadata, key ``raf_ray``, are JSON: the schema version, the skeleton, and what the kind of file adds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raf_ray.data.index import SCHEMA_VERSION, check_version
+from raf_ray.data.skeletons import Skeleton
+from raf_ray.errors import InputError, RunError
+
+METADATA = b"raf_ray"
+
+
+def file_metadata(skeleton: Skeleton, more: Mapping[str, Any]) -> dict[bytes, bytes]:
+    values = {"schema_version": SCHEMA_VERSION, "skeleton": asdict(skeleton), **more}
+    return {METADATA: json.dumps(values).encode()}
+
+
+def open_writer(path: Path, schema: pa.Schema, pictures: str) -> pq.ParquetWriter:
+    """A writer that neither compresses nor indexes the column of pictures."""
+    others = [name for name in schema.names if name != pictures]
+    return pq.ParquetWriter(
+        path, schema, compression="none", use_dictionary=False, write_statistics=others, write_page_checksum=True
+    )
+
+
+def open_file(path: Path, skeleton: Skeleton) -> pq.ParquetFile:
+    """A Parquet file of prepared shards with the joints of `skeleton`.
+
+    Raises InputError where it is missing, cut off, no such file, of another schema version or of other joints.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is missing, but {path.parent / 'index.json'} names it; prepare the shards again")
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as Parquet, it may be cut off; prepare the shards again") from error
+    metadata = metadata_of(file, path)
+    check_version(metadata, path)
+    given = metadata["skeleton"]
+    if given != json.loads(json.dumps(asdict(skeleton))):
+        raise InputError(
+            f"{path} holds the {len(given['joints'])} joints of skeleton '{given['name']}', not the {len(skeleton)} "
+            f"of '{skeleton.name}' that the index names; prepare the shards again"
+        )
+    return file
+
+
+def metadata_of(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.schema_arrow.metadata[METADATA]))
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(f"{path} was not made by raf_ray.prepare: it has no metadata of a shard") from error
+
+
+def read_row_group(
+    file: pq.ParquetFile,
+    number: int,
+    path: Path,
+    columns: list[str] | None = None,
+    raises: type[InputError] | type[RunError] = InputError,
+) -> pa.Table:
+    """A row group, its pages checked. Where it is damaged: InputError before a run, RunError if asked for within."""
+    try:
+        return file.read_row_group(number, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise raises(f"{path} is damaged in row group {number}; prepare the shards again") from error
+
+
+def make_table(schema: pa.Schema, arrays: Mapping[str, np.ndarray], pictures: Mapping[str, list[bytes]]) -> pa.Table:
+    """A table of `schema`: arrays (N, ...) as N numbers or N lists of numbers, bit by bit, and N encoded pictures."""
+
+    def column(field: pa.Field) -> pa.Array:
+        if field.name in pictures:
+            return pa.array(pictures[field.name], field.type)
+        listed = pa.types.is_fixed_size_list(field.type)
+        of = field.type.value_type if listed else field.type
+        flat = pa.array(arrays[field.name].astype(of.to_pandas_dtype()).reshape(-1), of)
+        return pa.FixedSizeListArray.from_arrays(flat, field.type.list_size) if listed else flat
+
+    return pa.table([column(field) for field in schema], schema=schema)
+
+
+def to_array(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as (N,), or (N, numbers of a list)."""
+    if not pa.types.is_fixed_size_list(column.type):
+        return np.array(column.to_numpy())
+    width = column.type.list_size
+    return np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks]).reshape(-1, width)

@@ -1,0 +1,118 @@
+"""Several methods from one start, in one table and one plot."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from raf_ray import assembly
+from raf_ray.cli import run_command
+from raf_ray.compare import at_equal_compute, compare, methods_of
+from raf_ray.config.loading import differences
+from raf_ray.report.tables import results_table
+from raf_ray.run import main
+from tests.tiny import WORDS, tiny
+
+CONFIG = tiny("federation.engine=in_process")
+
+
+def run(output, **options):
+    settings = {"only": None, "equal_compute": False, "resume": False, "overwrite": False, "address": None}
+    return compare(CONFIG, output, console=Console(quiet=True), **{**settings, **options})
+
+
+def test_the_methods_differ_in_objective_and_clients_only():
+    methods = methods_of(CONFIG)
+    assert list(methods) == ["fedavg-high", "fedavg-mid", "fedavg-low", "fedavg-mixed", "multires-mixed", "raf-mixed",
+                             "raf-plus-mixed"]  # fmt: skip
+    for name, config in methods.items():
+        changed = set(differences(methods["fedavg-mixed"], config))
+        assert all(key.startswith("objective.") or key == "federation.clients" for key in changed), name
+    assert methods["fedavg-mid"].federation.clients == ["mid"] * 3
+    raf, plus = methods["raf-mixed"].objective, methods["raf-plus-mixed"].objective
+    assert (raf.resize, raf.level_weights, raf.sampling) == ("nearest", "equal", "all")
+    assert (plus.resize, plus.level_weights, plus.sampling) == ("matched", "area", "pair")
+
+
+def test_all_start_from_the_same_weights_and_people():
+    prepared = [assembly.prepare(config) for config in methods_of(CONFIG).values()]
+    for request in prepared[1:]:
+        assert (request.initial == prepared[0].initial).all()
+        for a, b in zip(request.data, prepared[0].data, strict=True):
+            assert (a.people.person_id == b.people.person_id).all()
+
+
+def test_equal_compute_gives_each_method_raf_mixeds_pixels_within_a_round():
+    config = tiny("federation.rounds=40", "optimizer.schedule=steps", "optimizer.steps=[20]")
+    methods = at_equal_compute(methods_of(config))
+
+    def pixels(config):
+        return sum(assembly.expected_pixels(config, plan, 12) for plan in assembly.plan_clients(config))
+
+    budget = pixels(methods["raf-mixed"]) * 40
+    assert methods["raf-mixed"].federation.rounds == 40
+    for name, config in methods.items():
+        total = pixels(config) * config.federation.rounds
+        assert budget - pixels(config) < total <= budget * (1 + 1e-9), name
+    # 1.59 x and 1.36 x FedAvg's forward pixels, by hand from the tiers' sizes
+    assert methods["fedavg-mixed"].federation.rounds == 63
+    assert methods["fedavg-mixed"].optimizer.steps == [32]
+    assert methods["raf-plus-mixed"].federation.rounds == 46
+
+
+def test_a_comparison_leaves_a_folder_a_run_and_fills_in_the_references(tmp_path):
+    results = run(tmp_path / "out", only=["fedavg-high", "fedavg-mid", "fedavg-low", "fedavg-mixed"])
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {*results, "comparison.json", "comparison.csv", "drift.png"}
+    mixed = results["fedavg-mixed"]
+    expected = sum(
+        results[f"fedavg-{tier}"]["by_resolution"][size] - mixed["by_resolution"][size]
+        for tier, size in (("high", "128x96"), ("mid", "96x72"), ("low", "64x48"))
+    )
+    assert mixed["drift_to_reference"] == pytest.approx(expected / 3)
+    stored = json.loads((tmp_path / "out" / "fedavg-mixed" / "results.json").read_text())
+    assert stored["drift_to_reference"] == mixed["drift_to_reference"]
+    again = run(tmp_path / "out", only=list(results), resume=True)
+    assert again == results
+
+
+def test_without_references_drift_to_reference_is_null_and_costs_are_relative(tmp_path):
+    results = run(tmp_path / "out", only=["fedavg-mixed", "raf-mixed"])
+    assert results["raf-mixed"]["drift_to_reference"] is None
+    ratio = results["raf-mixed"]["totals"]["forward_pixels"] / results["fedavg-mixed"]["totals"]["forward_pixels"]
+    levels = [128 * 96, 96 * 72, 64 * 48]
+    assert ratio == pytest.approx((levels[0] + 2 * levels[1] + 3 * levels[2]) / sum(levels))
+    console = Console(width=200, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(results_table(results, baseline="fedavg-mixed"))
+    text = console.export_text()
+    assert f"x {ratio:.2f}" in text and "raf-mixed" in text and "128x96*" in text
+
+
+def test_the_command_prints_one_table_and_says_where_the_results_are(tmp_path, capsys):
+    words = [
+        *WORDS,
+        "federation.engine=in_process",
+        "--compare",
+        "--only",
+        "fedavg-mixed",
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    assert run_command(main, words) == 0
+    output = capsys.readouterr()
+    assert output.out.count("PCK@0.2 of the torso on test (%)") == 1
+    assert f"Results: {tmp_path / 'o'}" in output.out
+    assert output.err == ""
+
+
+def test_a_model_continues_from_a_runs_checkpoint(tmp_path):
+    first = run(tmp_path / "a", only=["fedavg-mixed"])
+    path = tmp_path / "a" / "fedavg-mixed" / "model.pt"
+    prepared = assembly.prepare(tiny("federation.engine=in_process", f"model.checkpoint={path}"))
+    state = torch.load(path, weights_only=True)["model"]
+    for name, tensor in prepared.layout.tensors(prepared.initial).items():
+        assert torch.equal(tensor, state[name])
+    assert first

@@ -1,0 +1,77 @@
+"""The demo net, the builders, and what the optimiser makes of a model's parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from raf_ray.federation.optimizer import build_optimizer, learning_rate, parameter_groups, set_learning_rate
+from raf_ray.models import build_model
+from raf_ray.models.vitpose import ViTPose, ViTPoseConfig
+
+
+@pytest.mark.parametrize("size", [(128, 96), (96, 72), (64, 48), (48, 36), (112, 84), (20, 12)])
+def test_the_demo_net_takes_any_size_that_4_divides(size):
+    heatmaps = build_model("demo", 16)(torch.randn(2, 3, *size))
+    assert heatmaps.shape == (2, 16, size[0] // 4, size[1] // 4)
+
+
+def test_the_demo_net_is_small_and_has_no_running_statistics():
+    model = build_model("demo", 16)
+    assert 0.2e6 < sum(p.numel() for p in model.parameters()) < 0.4e6
+    assert list(model.buffers()) == []
+
+
+def test_the_demo_net_refuses_other_sizes():
+    with pytest.raises(ValueError, match="30x20"):
+        build_model("demo", 16)(torch.randn(1, 3, 30, 20))
+
+
+@pytest.mark.parametrize("name", ["demo", "simple_baseline", "vitpose_small"])
+def test_every_family_is_built_by_name(name):
+    with torch.device("meta"):
+        model = build_model(name, 14)
+    assert model(torch.empty(1, 3, 128, 96, device="meta")).shape == (1, 14, 32, 24)
+
+
+def test_schedules_over_the_rounds():
+    cosine = [learning_rate(r, 4, 1.0, "cosine") for r in range(4)]
+    assert cosine == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
+    steps = [learning_rate(r, 210, 5e-4, "steps", (170, 200)) for r in (0, 169, 170, 199, 200)]
+    assert steps == pytest.approx([5e-4, 5e-4, 5e-5, 5e-5, 5e-6])
+    assert learning_rate(7, 10, 0.3, "constant") == 0.3
+
+
+def tiny_vit() -> ViTPose:
+    return ViTPose(ViTPoseConfig(dim=16, depth=3, heads=2, deconv_channels=8), num_joints=4)
+
+
+def test_layer_decay_lowers_the_rate_from_the_head_down():
+    model = tiny_vit()
+    factors = {id(p): group["factor"] for group in parameter_groups(model, 0.1, 0.5) for p in group["params"]}
+    named = dict(model.named_parameters())
+    assert factors[id(named["keypoint_head.final_layer.weight"])] == 1.0
+    assert factors[id(named["backbone.blocks.2.mlp.fc1.weight"])] == 0.5
+    assert factors[id(named["backbone.blocks.0.mlp.fc1.weight"])] == 0.125
+    assert factors[id(named["backbone.patch_embed.proj.weight"])] == 0.0625
+
+
+def test_norms_biases_and_position_embeddings_are_not_decayed():
+    model = tiny_vit()
+    decay = {id(p): g["weight_decay"] for g in parameter_groups(model, 0.1, 1.0) for p in g["params"]}
+    for name, parameter in model.named_parameters():
+        spared = parameter.ndim <= 1 or "pos" in name
+        assert decay[id(parameter)] == (0.0 if spared else 0.1), name
+
+
+def test_one_step_of_sgd_by_hand():
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(2.0)
+    optimizer = build_optimizer(
+        model, "sgd", lr=1.0, weight_decay=0.0, betas=(0.9, 0.999), momentum=0.0, layer_decay=1.0
+    )
+    set_learning_rate(optimizer, 0.1)
+    (model(torch.tensor([[3.0]])) ** 2).sum().backward()
+    optimizer.step()
+    assert model.weight.item() == pytest.approx(2.0 - 0.1 * 2 * 6 * 3)

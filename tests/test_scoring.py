@@ -1,0 +1,81 @@
+"""Scoring: a perfect model gets 1.0 at every size, a mirrored one does not; the flip test by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from raf_ray.data.augment import NO_MARGINS, apply
+from raf_ray.data.codec import encode, image_to_heatmap
+from raf_ray.data.shard import cut_shard
+from raf_ray.data.synthetic import synthetic_people
+from raf_ray.resolution import Size, parse_size
+from raf_ray.scoring import Scorer
+
+PEOPLE = synthetic_people(7, "test", np.arange(12), 160.0)
+
+
+class Oracle(nn.Module):
+    """Gives the targets of PEOPLE in order, whatever the picture; `mirrored` exchanges left and right."""
+
+    def __init__(self, mirrored: bool = False) -> None:
+        super().__init__()
+        self.mirrored = mirrored
+        self.next = 0
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        size = Size(*images.shape[-2:])
+        shard = cut_shard(PEOPLE, size, NO_MARGINS)
+        index = np.arange(self.next, self.next + len(images))
+        self.next = (self.next + len(images)) % len(PEOPLE)
+        joints = torch.tensor(apply(shard.to_crop(index), shard.joints[index]), dtype=torch.float32)
+        if self.mirrored:
+            joints = joints[:, PEOPLE.skeleton.flip_order]
+        return encode(image_to_heatmap(joints), size.heatmap) * self.scale
+
+
+def scorer(model: nn.Module, metric: str = "pck_torso_0.2", flip_test: bool = False) -> Scorer:
+    return Scorer(
+        model=model, people={"test": PEOPLE}, metrics={"test": metric}, decode="dark", flip_test=flip_test,
+        batch_size=5, device=torch.device("cpu"), bf16=False, on_bad_image="stop", cache_mb=64,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", ["pck_torso_0.2", "pckh_0.5", "pckh_neck_0.5", "oks_ap"])
+def test_a_perfect_model_scores_one_at_every_size_and_a_mirrored_one_does_not(metric):
+    sizes = ["160x120", "128x96", "64x48"]
+    perfect = scorer(Oracle(), metric).score("test", sizes)
+    assert perfect.by_resolution == {size: pytest.approx(1.0) for size in sizes}
+    mirrored = scorer(Oracle(mirrored=True), metric).score("test", sizes)
+    assert all(value < 0.9 for value in mirrored.by_resolution.values())
+
+
+def test_samples_are_drawn_at_the_sizes_asked_for_with_joints_in_crop_pixels():
+    scores = scorer(Oracle()).score("test", ["128x96", "64x48"], ["64x48"])
+    assert len(scores.samples) == 6 and {s.size for s in scores.samples} == {"64x48"}
+    for sample in scores.samples:
+        shown = sample.labelled
+        assert np.abs(sample.predicted[shown] - sample.truth[shown]).max() < 2.0  # half a heatmap pixel, at the edge
+        assert sample.crop.shape == (64, 48, 3)
+
+
+def test_the_flip_test_averages_with_the_mirror_images_heatmaps():
+    torch.manual_seed(0)
+    model = nn.Conv2d(3, 16, 4, 4)
+    found = scorer(model, flip_test=True)
+    batches = found._batches_of("test", "64x48")
+    from raf_ray.data.batches import render_pyramid
+
+    level = render_pyramid(batches.collate(np.arange(4), np.random.default_rng(0)), [parse_size("64x48")])[0]
+    with torch.no_grad():
+        plain = model(level.images)
+        mirrored = model(level.images.flip(-1))
+    by_hand = torch.empty_like(plain)
+    for k in range(16):
+        partner = int(PEOPLE.skeleton.flip_order[k])
+        for x in range(12):
+            by_hand[:, k, :, x] = (plain[:, k, :, x] + mirrored[:, partner, :, 11 - x]) / 2
+    assert torch.allclose(found._heatmaps(level, PEOPLE.skeleton), by_hand, atol=1e-6)
