@@ -20,6 +20,7 @@ from raf_ray.experiment import connected, run_prepared, watchers_for
 from raf_ray.federation.run_folder import RunFolder
 from raf_ray.files import write_json, write_text
 from raf_ray.metrics.drift import drift_to_reference
+from raf_ray.plans import expected_pixels, plan_clients
 from raf_ray.report.plots import draw_drift
 
 BUDGET_METHOD = "raf-mixed"
@@ -28,7 +29,7 @@ BUDGET_METHOD = "raf-mixed"
 
 def methods_of(config: Config) -> dict[str, Config]:
     """Method name -> its config. References first: one federation a tier, all its clients of that tier."""
-    plans = assembly.plan_clients(config)
+    plans = plan_clients(config)
     levels = config.objective.levels
     paper = ObjectiveConfig(name="mrkd", levels=levels)
     plus: dict[str, Any] = {"objective": paper.model_dump()}
@@ -55,9 +56,9 @@ def at_equal_compute(methods: Mapping[str, Config]) -> dict[str, Config]:
     """The same methods with as many whole rounds as `raf-mixed`'s total forward pixels allow."""
 
     def a_round(config: Config) -> float:
-        plans = assembly.plan_clients(config)
+        plans = plan_clients(config)
         counts = config.data.counts or [config.data.people_per_client or 1] * len(plans)
-        return sum(assembly.expected_pixels(config, p, n) for p, n in zip(plans, counts, strict=True))
+        return sum(expected_pixels(config, p, n) for p, n in zip(plans, counts, strict=True))
 
     reference = methods[BUDGET_METHOD]
     budget = a_round(reference) * reference.federation.rounds

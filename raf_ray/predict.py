@@ -38,14 +38,14 @@ def main(words: Sequence[str]) -> None:
 
     import numpy as np
 
-    from raf_ray import assembly
     from raf_ray.data.pictures import read_picture
+    from raf_ray.plans import plan_clients, trained_sizes
     from raf_ray.report.plots import draw_people
     from raf_ray.resolution import check_divides, parse_size
     from raf_ray.saved import load_run, predict, skeleton_of_run
 
     run = load_run(Path(arguments.run))
-    own = assembly.trained_sizes(assembly.plan_clients(run.config))[0]
+    own = trained_sizes(plan_clients(run.config))[0]
     size = parse_size(arguments.size) if arguments.size else own
     check_divides(size, int(getattr(run.model, "size_divisor", 4)), "--size")
     skeleton = skeleton_of_run(run)

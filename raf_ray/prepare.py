@@ -122,26 +122,27 @@ def prepare_shards(
     """
     from importlib.metadata import version
 
-    from raf_ray import assembly
     from raf_ray.data.index import SCHEMA_VERSION, Index, write_index
     from raf_ray.data.shard import cut_shard
     from raf_ray.data.store import NamedShard, write_shards
     from raf_ray.data.stored_people import write_people
+    from raf_ray.plans import final_sizes, plan_clients
+    from raf_ray.sources import load_data, margins_of
 
     check_output(output, overwrite)
     data = config.data
     if data.name == "shards":
         raise InputError("data.name=shards: shards are cut from pictures; name the data set that they come from")
-    plans = assembly.plan_clients(config)
+    plans = plan_clients(config)
     # Upsampled people are stored in any case: whether to train on them is the run's choice.
     everyone = config.model_copy(update={"data": data.model_copy(update={"upsampled": "keep"})})
-    owned, held_out = assembly.load_data(everyone, plans)
+    owned, held_out = load_data(everyone, plans)
     clients = []
     for plan, own in zip(plans, owned, strict=True):
         assert own.people is not None
-        margins = assembly.margins_of(config, plan.size.aspect)
+        margins = margins_of(config, plan.size.aspect)
         clients.append(NamedShard(plan.name, plan.tier, cut_shard(own.people, plan.size, margins)))
-    sizes = assembly.final_sizes(config, plans)
+    sizes = final_sizes(config, plans)
     asked = {"val": data.val_people, "test": data.test_people}
     begin(sum(own.count for own in owned) + sum(map(len, held_out.values())))
     with new_folder(output, overwrite) as folder:

@@ -21,8 +21,10 @@ from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.errors import InputError
 from raf_ray.models.checkpoint import load_checkpoint
+from raf_ray.plans import final_sizes, plan_clients
 from raf_ray.resolution import Size, check_divides
 from raf_ray.scoring import Scorer, check_metric
+from raf_ray.sources import load_held_out, skeleton_of
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ def load_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
 def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[str]]:
     """A scorer that holds the run's model and the configured data; and the sizes asked for."""
     config = run.config
-    plans = assembly.plan_clients(config)
-    held_out = assembly.load_held_out(config, plans)
+    plans = plan_clients(config)
+    held_out = load_held_out(config, plans)
     people = held_out[config.evaluation.split]
     if people.skeleton.joints != run.joints:
         raise InputError(
@@ -68,8 +70,8 @@ def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[str]]:
     check_metric(assembly.metrics_of(config)[config.evaluation.split], people)
     scorer = assembly.make_scorer(config, held_out)
     scorer.model.load_state_dict(run.model.state_dict())
-    sizes = [str(size) for size in assembly.final_sizes(config, plans)]
-    for size in assembly.final_sizes(config, plans):
+    sizes = [str(size) for size in final_sizes(config, plans)]
+    for size in final_sizes(config, plans):
         check_divides(size, int(getattr(run.model, "size_divisor", 4)), "evaluation.resolutions")
     return scorer, sizes
 
@@ -79,7 +81,7 @@ def skeleton_of_run(run: SavedRun) -> Skeleton:
     for skeleton in SKELETONS.values():
         if skeleton.joints == run.joints:
             return skeleton
-    configured = assembly.skeleton_of(run.config)
+    configured = skeleton_of(run.config)
     return configured if configured.joints == run.joints else Skeleton("own", run.joints, (0.05,) * len(run.joints))
 
 

@@ -12,6 +12,7 @@ from raf_ray import assembly
 from raf_ray.cli import run_command
 from raf_ray.compare import at_equal_compute, compare, methods_of
 from raf_ray.config.loading import differences
+from raf_ray.plans import expected_pixels, plan_clients
 from raf_ray.report.tables import results_table
 from raf_ray.run import main
 from tests.tiny import WORDS, tiny
@@ -50,7 +51,7 @@ def test_equal_compute_gives_each_method_raf_mixeds_pixels_within_a_round():
     methods = at_equal_compute(methods_of(config))
 
     def pixels(config):
-        return sum(assembly.expected_pixels(config, plan, 12) for plan in assembly.plan_clients(config))
+        return sum(expected_pixels(config, plan, 12) for plan in plan_clients(config))
 
     budget = pixels(methods["raf-mixed"]) * 40
     assert methods["raf-mixed"].federation.rounds == 40

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raf_ray import assembly
 from raf_ray.config import Config, load_config
 from raf_ray.data.augment import NO_MARGINS, Augmentation
 from raf_ray.data.index import SCHEMA_VERSION, Index, check_clients, first_people, read_index
@@ -26,8 +25,10 @@ from raf_ray.data.store import NamedShard, Written, read_shard, read_upsampled, 
 from raf_ray.data.synthetic import synthetic_people
 from raf_ray.errors import InputError, RunError
 from raf_ray.experiment import Results, run_federation
+from raf_ray.plans import plan_clients
 from raf_ray.prepare import prepare_shards
 from raf_ray.resolution import Size
+from raf_ray.sources import ClientData, load_data
 
 MARGINS = Augmentation().margins(0.75)
 HIGH, LOW = Size(128, 96), Size(64, 48)
@@ -72,9 +73,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def load(root: Path, **changes: Any) -> tuple[tuple[assembly.ClientData, ...], dict[str, People]]:
+def load(root: Path, **changes: Any) -> tuple[tuple[ClientData, ...], dict[str, People]]:
     config = settings(**{"data__name": "shards", "data__root": root} | changes)
-    return assembly.load_data(config, assembly.plan_clients(config))
+    return load_data(config, plan_clients(config))
 
 
 def copy_of(root: Path, folder: Path) -> Path:
@@ -196,7 +197,7 @@ def test_an_opener_travels_to_another_process(tmp_path: Path) -> None:
 
 def test_held_out_people_keep_every_bit_and_all_that_scoring_needs(prepared: Path) -> None:
     config = settings()
-    original = assembly.load_data(config, assembly.plan_clients(config))[1]["test"]
+    original = load_data(config, plan_clients(config))[1]["test"]
     _, held_out = load(prepared)
     stored = pickle.loads(pickle.dumps(held_out["test"]))
     for name in PEOPLE_ARRAYS:
@@ -212,7 +213,7 @@ def test_a_held_out_picture_is_kept_only_as_far_as_needed(shared_data: Path, tmp
                       data__people_per_client=2)  # fmt: skip
     prepare_shards(config, tmp_path / "shards")
     _, held_out = load(tmp_path / "shards", data__people_per_client=2)
-    plain = assembly.load_data(config, assembly.plan_clients(config))[1]
+    plain = load_data(config, plan_clients(config))[1]
     for stored, original in ((held_out[split], plain[split]) for split in ("val", "test")):
         assert stored.area.tolist() == original.area.tolist()
         for i in range(len(original)):

@@ -1,0 +1,197 @@
+"""Who owns which people: each client's share of the configured source, and the held-out splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from raf_ray.config.tree import Config
+from raf_ray.data.augment import NO_MARGINS, Augmentation
+from raf_ray.data.coco import coco_files, coco_people
+from raf_ray.data.index import Index, check_clients, check_margins, check_partition, first_people, read_index
+from raf_ray.data.mpii import mpii_files, mpii_people
+from raf_ray.data.people import People
+from raf_ray.data.shard import Margins, Shard, lay_patches
+from raf_ray.data.skeletons import COCO17, SKELETONS, Skeleton
+from raf_ray.data.splits import partition, split_by_picture
+from raf_ray.data.store import read_shard, read_upsampled
+from raf_ray.data.stored_people import read_people
+from raf_ray.data.synthetic import synthetic_people
+from raf_ray.errors import InputError
+from raf_ray.plans import ClientPlan, final_sizes
+from raf_ray.plugins import is_import_path, load_object
+
+SYNTHETIC_CLIENT, SYNTHETIC_VAL, SYNTHETIC_TEST = 600, 200, 400
+"""People where `data.people_per_client`, `.val_people`, `.test_people` are null."""
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """What a client owns: people whose pictures are cut at its tier when they are read, or a stored shard."""
+
+    people: People | None
+    count: int
+    upsampled: float
+    """Share of the people who are smaller in their picture than the tier."""
+    open_shard: Callable[[], Shard] | None = None
+
+
+def augmentation_of(config: Config) -> Augmentation | None:
+    asked = config.data.augment
+    if asked is None:
+        return None
+    return Augmentation(flip=asked.flip, scale=asked.scale, rotation=asked.rotation, half_body=asked.half_body)
+
+
+def margins_of(config: Config, aspect: float) -> Margins:
+    augmentation = augmentation_of(config)
+    return NO_MARGINS if augmentation is None else augmentation.margins(aspect)
+
+
+def load_data(config: Config, plans: Sequence[ClientPlan]) -> tuple[tuple[ClientData, ...], dict[str, People]]:
+    """Each client's people and the held-out splits; no picture is read. The splits are disjoint."""
+    if config.data.name == "shards":
+        return load_shards(config, plans), load_held_out(config, plans)
+    train, val, test = load_splits(config, len(plans))
+    parts = partition(
+        train,
+        len(plans),
+        mode=config.data.partition,
+        people_per_client=config.data.people_per_client,
+        counts=config.data.counts,
+        concentration=config.data.concentration,
+        seed=config.seed,
+    )
+    owned = []
+    for plan, index in zip(plans, parts, strict=True):
+        people = train.take(index)
+        upsampled = lay_patches(people, plan.size, NO_MARGINS).upsampled
+        share = float(upsampled.mean())
+        if config.data.upsampled == "skip":
+            people = people.take(~upsampled)
+            _check_left(len(people), plan)
+        owned.append(ClientData(people, len(people), share))
+    return tuple(owned), {"val": val, "test": test}
+
+
+def load_shards(config: Config, plans: Sequence[ClientPlan]) -> tuple[ClientData, ...]:
+    """Each client's prepared shard, of which no patch is read.
+
+    Raises InputError where the shards are of other clients, joints or another partition than the config's, or
+    hold too few people or too little around them.
+    """
+    data = config.data
+    root, index = _open_shards(config)
+    check_clients(index, [(plan.name, plan.size) for plan in plans])
+    check_partition(index, data.partition, data.concentration)
+    key = "data.counts" if data.counts else "data.people_per_client"
+    wanted: Sequence[int | None] = data.counts or [data.people_per_client] * len(plans)
+    if len(wanted) != len(plans):
+        raise InputError(f"data.counts: {len(wanted)} numbers for {len(plans)} clients; give one for each")
+    stored = read_upsampled(root, index.clients, index.skeleton)
+    skip = data.upsampled == "skip"
+    owned = []
+    for plan, record, most, flags in zip(plans, index.clients, wanted, stored, strict=True):
+        check_margins(record, margins_of(config, plan.size.aspect))
+        first = first_people(key, most, record, f"client {record.name}")
+        upsampled = flags[:first]
+        count = int((~upsampled).sum()) if skip else first
+        _check_left(count, plan)
+        opened = partial(
+            read_shard, root, record, index.skeleton, first=first, skip_upsampled=skip, cache_mb=data.cache_mb
+        )
+        owned.append(ClientData(None, count, float(upsampled.mean()), opened))
+    return tuple(owned)
+
+
+def _open_shards(config: Config) -> tuple[Path, Index]:
+    """The folder of prepared shards and its index, checked against the configured joints."""
+    root = Path(config.data.root or "").absolute()
+    index = read_index(root)
+    if config.data.skeleton is not None and skeleton_of(config) != index.skeleton:
+        raise InputError(
+            f"data.skeleton={config.data.skeleton}, but the shards in {config.data.root} hold the "
+            f"{len(index.skeleton)} joints of '{index.skeleton.name}'; leave data.skeleton out"
+        )
+    return root, index
+
+
+def _check_left(people: int, plan: ClientPlan) -> None:
+    if not people:
+        raise InputError(
+            f"client {plan.name} has no people left: all are smaller than {plan.size} in their pictures; "
+            "set data.upsampled=keep or give it a lower tier"
+        )
+
+
+def load_splits(config: Config, clients: int) -> tuple[People, People, People]:
+    """(train, val, test) people of the configured source."""
+    data = config.data
+    if data.name == "synthetic":
+        needed = sum(data.counts) if data.counts else clients * (data.people_per_client or SYNTHETIC_CLIENT)
+
+        def drawn(split: str, count: int) -> People:
+            return synthetic_people(config.seed, split, np.arange(count), float(data.synthetic_height))
+
+        return (
+            drawn("train", needed),
+            drawn("val", data.val_people or SYNTHETIC_VAL),
+            drawn("test", data.test_people or SYNTHETIC_TEST),
+        )
+    both, test = source_people(config, "train"), source_people(config, "test")
+    train_index, val_index = split_by_picture(both, data.val_fraction, config.seed)
+    rng = np.random.default_rng([config.seed, 2**31 + 1])
+    return (
+        both.take(train_index),
+        _some(both.take(val_index), data.val_people, rng),
+        _some(test, data.test_people, rng),
+    )
+
+
+def load_held_out(config: Config, plans: Sequence[ClientPlan]) -> dict[str, People]:
+    """The `val` and `test` people alone."""
+    if config.data.name == "shards":
+        root, index = _open_shards(config)
+        wanted = {"val": config.data.val_people, "test": config.data.test_people}
+        sizes = final_sizes(config, plans)
+        return {split: read_people(root, index, split, wanted[split], sizes) for split in ("val", "test")}
+    _, val, test = load_splits(config, len(plans))
+    return {"val": val, "test": test}
+
+
+def source_people(config: Config, split: Literal["train", "test"]) -> People:
+    """All people of a file-based (or one's own) source's split."""
+    data = config.data
+    if data.name == "coco":
+        return coco_people(*coco_files(data.root or "", data.annotations, data.images, split), skeleton_of(config))
+    if data.name == "mpii":
+        return mpii_people(*mpii_files(data.root or "", data.annotations, data.images, split))
+    assert is_import_path(data.name)
+    people = load_object(data.name, "data.name")(root=data.root, split=split)
+    if not isinstance(people, People):
+        raise InputError(f"data.name={data.name} returned {type(people).__name__}, not raf_ray.data.people.People")
+    return people
+
+
+def skeleton_of(config: Config) -> Skeleton:
+    name = config.data.skeleton
+    if name is None:
+        return COCO17
+    if not is_import_path(name):
+        return SKELETONS[name]
+    skeleton = load_object(name, "data.skeleton")
+    if not isinstance(skeleton, Skeleton):
+        raise InputError(f"data.skeleton={name} is no raf_ray.data.skeletons.Skeleton")
+    return skeleton
+
+
+def _some(people: People, count: int | None, rng: np.random.Generator) -> People:
+    """At most `count` people, drawn from `rng`, in file order."""
+    if count is None or count >= len(people):
+        return people
+    return people.take(np.sort(rng.choice(len(people), count, replace=False)))
