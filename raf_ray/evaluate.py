@@ -61,6 +61,10 @@ def main(words: Sequence[str]) -> None:
         table.add_row(joint, *(f"{100 * scores.per_joint[size][joint]:.1f}" for size in sizes), style="dim")
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
+    small = {size: share for size, share in scores.upsampled.items() if share > 0}
+    if small:
+        told = ", ".join(f"{size} {100 * share:.0f} %" for size, share in small.items())
+        console.print(f"People smaller in their picture than the size (upsampled): {told}.", highlight=False)
     if scores.bad_pictures:
         console.print(f"People left out because their picture could not be read: {scores.bad_pictures}.")
 

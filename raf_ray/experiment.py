@@ -135,7 +135,6 @@ def connected(config: Config, clients: int, address: str | None) -> Iterator[str
     if ray.is_initialized():
         yield None
         return
-    cluster.check_address(address)
     joined = cluster.connect(address, config.resources.dashboard)
     try:
         cluster.plan_shares(clients, config.resources.cpus_per_client, config.resources.gpus_per_client)

@@ -146,10 +146,18 @@ def measure(metric: Metric, people: People, predicted: np.ndarray, confidence: n
     skeleton = people.skeleton
     if metric == "oks_ap":
         corner = people.centre + 0.5 - people.box / 2
+        unscored = people.ignored
         return oks_ap(
-            predicted, confidence, people.joints, people.visibility, people.area,
-            np.concatenate([corner, people.box], axis=1), people.picture_id, np.array(skeleton.sigmas),
-        )  # fmt: skip
+            predicted,
+            confidence,
+            people.joints,
+            people.visibility,
+            people.area,
+            np.concatenate([corner, people.box], axis=1),
+            people.picture_id,
+            np.array(skeleton.sigmas),
+            None if unscored is None else (unscored.picture_id, unscored.box_xywh, unscored.area, unscored.crowd),
+        )
     if metric == "pckh_0.5":
         counted = np.array([name not in ("pelvis", "thorax") for name in skeleton.joints])
         return pck(predicted, people.joints, labelled, people.head_size, 0.5, counted)

@@ -144,7 +144,7 @@ def test_an_output_folder_in_use_is_left_alone(capsys, here):
     (here / "mine" / "letter.txt").write_text("dear")
     words = [*WORDS, ENGINE, "--output", "mine"]
     refused(capsys, here, words, "output folder mine is not empty", "--overwrite")
-    refused(capsys, here, [*words, "--overwrite"], "holds no run")
+    refused(capsys, here, [*words, "--overwrite"], "holds what no run wrote (letter.txt)")
     refused(capsys, here, [*words, "--compare"], "is not empty")
     (here / "file").write_text("")
     refused(capsys, here, [*WORDS, ENGINE, "--output", "file"], "is a file")

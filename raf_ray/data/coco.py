@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raf_ray.data.people import People
+from raf_ray.data.people import Ignored, People
 from raf_ray.data.pictures import PictureFiles, check_picture_folder
 from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.errors import InputError
@@ -68,6 +68,7 @@ def coco_people(annotation_file: Path, picture_folder: Path, skeleton: Skeleton)
     images = {_id(image, "id", "an image", annotation_file): image for image in content["images"]}
     dropped: Counter[str] = Counter()
     keypoints, boxes, areas, person_ids, picture_ids = [], [], [], [], []
+    ignored: list[tuple[int, list[float], float, bool]] = []
     for annotation in content["annotations"]:
         person_id = _id(annotation, "id", "an annotation", annotation_file)
         what = f"annotation {person_id}"
@@ -80,11 +81,16 @@ def coco_people(annotation_file: Path, picture_folder: Path, skeleton: Skeleton)
                 f"{annotation_file}: {what} points at image {picture_id}, which the file's images do not "
                 "list; add the image or remove the annotation"
             )
-        if annotation.get("iscrowd"):
-            dropped["of a crowd"] += 1
-            continue
-        if annotation.get("num_keypoints") == 0:
-            dropped["without a labelled joint"] += 1
+        if annotation.get("iscrowd") or annotation.get("num_keypoints") == 0:
+            crowd = bool(annotation.get("iscrowd"))
+            dropped["of a crowd" if crowd else "without a labelled joint"] += 1
+            if annotation.get("bbox") is not None:
+                region = numbers(annotation, "bbox", (4,), what, annotation_file)
+                area = annotation.get("area")
+                known = isinstance(area, int | float) and area > 0
+                ignored.append(
+                    (picture_id, region.tolist(), float(area if known else AREA_OF_BOX * region[2] * region[3]), crowd)
+                )
             continue
         points = _person_keypoints(annotation, skeleton, what, annotation_file)
         if not (points[:, 2] > 0).any():
@@ -121,6 +127,12 @@ def coco_people(annotation_file: Path, picture_folder: Path, skeleton: Skeleton)
         picture_id=used[rows],
         rows=rows.astype(np.int64),
         read=PictureFiles(tuple(str(picture_folder / str(name)) for name in names)),
+        ignored=Ignored(
+            picture_id=np.array([entry[0] for entry in ignored], np.int64),
+            box_xywh=np.array([entry[1] for entry in ignored], np.float64).reshape(-1, 4),
+            area=np.array([entry[2] for entry in ignored], np.float64),
+            crowd=np.array([entry[3] for entry in ignored], bool),
+        ),
     )
 
 

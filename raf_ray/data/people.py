@@ -19,6 +19,20 @@ class PictureError(RunError):
 
 
 @dataclass(frozen=True)
+class Ignored:
+    """M regions of pictures where COCO forgives a wrong detection: crowds, and people without a labelled joint."""
+
+    picture_id: np.ndarray
+    """(M,) int64"""
+    box_xywh: np.ndarray
+    """(M, 4) float64, continuous: x, y, width, height"""
+    area: np.ndarray
+    """(M,) float64"""
+    crowd: np.ndarray
+    """(M,) bool"""
+
+
+@dataclass(frozen=True)
 class People:
     """N people with K joints. Coordinates are pixel indices: the centre of the first pixel is (0, 0)."""
 
@@ -42,6 +56,8 @@ class People:
     rows: np.ndarray
     """(N,) int64, the row that `read` understands."""
     read: ReadPicture
+    ignored: Ignored | None = None
+    """Of the whole source, for OKS AP; None: nothing is ignored."""
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -52,5 +68,7 @@ class People:
 
     def take(self, index: np.ndarray) -> People:
         """The people at `index` (an index array or a boolean mask), in that order."""
-        arrays = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in ("skeleton", "read")}
+        arrays = {
+            f.name: getattr(self, f.name)[index] for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)
+        }
         return replace(self, **arrays)

@@ -30,10 +30,11 @@ class Cluster:
     private: bool
 
 
-def check_address(address: str | None) -> None:
-    """Raise InputError for an address that no driver can join, before anything is started."""
-    if address in (None, "", "local", "auto"):
-        return
+def find_address(address: str | None) -> str | None:
+    """The address to join, or RAY_ADDRESS's; InputError where no driver can join it. Nothing is started."""
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address in (None, "local", "auto"):
+        return address
     assert address is not None
     if address.startswith(("ray://", "http://", "https://")):
         raise InputError(
@@ -47,6 +48,7 @@ def check_address(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
         raise InputError(f"no Ray cluster answers at {address} ({error}); start one or leave --address out") from error
+    return address
 
 
 def connect(address: str | None, dashboard: bool) -> Cluster:
@@ -57,12 +59,12 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
     import ray
 
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": "raf-ray"}
-    target = address or os.environ.get("RAY_ADDRESS")
+    target = find_address(address)
     try:
-        if target in (None, "", "auto") and _runs_here():
+        if target in (None, "auto") and _runs_here():
             context = ray.init(address="auto", **common)
             private = False
-        elif target in (None, "", "local"):
+        elif target in (None, "local"):
             context = ray.init(
                 address="local", include_dashboard=dashboard, object_store_memory=LOCAL_STORE_BYTES, **common
             )

@@ -55,8 +55,12 @@ class RunFolder:
                 f"output folder {self.path} is not empty; choose another --output, or add --resume to go on "
                 "with its run or --overwrite to replace it"
             )
-        if not (self / "config.yaml").is_file():
-            raise InputError(f"{self.path} holds no run, so --overwrite leaves it alone; choose another --output")
+        foreign = sorted(path.name for path in self.path.iterdir() if path.name not in FILES)
+        if foreign:
+            raise InputError(
+                f"{self.path} holds what no run wrote ({foreign[0]}), so --overwrite leaves it alone; "
+                "choose another --output"
+            )
 
     def create(self, config_yaml: str, overwrite: bool) -> None:
         """Make the folder with its config, in place of an earlier run's with `overwrite`.

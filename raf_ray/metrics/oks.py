@@ -28,6 +28,7 @@ def oks_ap(
     box_xywh: np.ndarray,
     picture_id: np.ndarray,
     sigmas: np.ndarray,
+    ignored: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> Score:
     """AP over OKS 0.50:0.05:0.95 of one detection a person, as top-down methods have on given boxes.
 
@@ -36,9 +37,8 @@ def oks_ap(
     pixels. A detection's score is the mean confidence of its joints. `per_joint` is each joint's mean OKS
     similarity over its labels, since COCO has no AP of a joint; `extra` holds AP50, AP75 and AR.
 
-    People without a labelled joint are ignored as COCO does, and so are wrong detections that fall on them.
-    A whole COCO file holds more of such people, and crowd regions, than are given here, so that COCO's own
-    server forgives more and its AP can be higher (AR is the same). COCO's -1 (nothing to score) is NaN; a
+    `ignored` are the picture ids (M,), boxes (M, 4), areas (M,) and crowd flags (M,) of regions where COCO forgives
+    a wrong detection: crowds and people without a labelled joint. COCO's -1 (nothing to score) is NaN; a
     prediction that is not finite is a miss. Raises ValueError where shapes differ.
     """
     people, joints = visibility.shape
@@ -54,6 +54,8 @@ def oks_ap(
 
     predicted = np.where(np.isfinite(predicted), predicted, FAR_AWAY).astype(np.float64)
     truths = _coco_truths(truth, visibility, area, box_xywh, picture_id)
+    if ignored is not None:
+        truths += _coco_ignored(*ignored, joints=joints, first_id=len(truths) + 1, pictures=set(picture_id.tolist()))
     stats = _coco_stats(truths, _coco_detections(predicted, confidence, picture_id), sigmas)
     similarity = np.where(labelled, oks_similarity(predicted, truth, area, sigmas), 0).sum(axis=0)
     labels = labelled.sum(axis=0)
@@ -90,6 +92,33 @@ def _coco_truths(
             "iscrowd": 0,
         }
         for i in range(len(keypoints))
+    ]
+
+
+def _coco_ignored(
+    picture_id: np.ndarray,
+    box_xywh: np.ndarray,
+    area: np.ndarray,
+    crowd: np.ndarray,
+    *,
+    joints: int,
+    first_id: int,
+    pictures: set[int],
+) -> list[dict[str, Any]]:
+    """COCO annotations of ignored regions, in the pictures that are scored."""
+    return [
+        {
+            "id": first_id + i,
+            "image_id": int(picture_id[i]),
+            "category_id": 1,
+            "keypoints": [0.0] * (3 * joints),
+            "num_keypoints": 0,
+            "bbox": box_xywh[i].tolist(),
+            "area": float(area[i]),
+            "iscrowd": int(crowd[i]),
+        }
+        for i in range(len(picture_id))
+        if int(picture_id[i]) in pictures
     ]
 
 
