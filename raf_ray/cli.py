@@ -1,10 +1,14 @@
-"""What the commands share: config words, and how errors end a command."""
+"""What the commands share: config words, signals, and how errors end a command."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from raf_ray.config import Config, load_config
 from raf_ray.errors import InputError, RunError
@@ -24,7 +28,8 @@ def config_from(arguments: argparse.Namespace) -> Config:
 def run_command(main: Callable[[Sequence[str]], None], words: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 2 for a wrong request, 1 for a run that failed, 130 when stopped."""
     try:
-        main(sys.argv[1:] if words is None else words)
+        with _signals_raise():
+            main(sys.argv[1:] if words is None else words)
     except InputError as error:
         return _end(f"error: {error}", 2)
     except RunError as error:
@@ -34,6 +39,24 @@ def run_command(main: Callable[[Sequence[str]], None], words: Sequence[str] | No
     except BrokenPipeError:
         return 141
     return 0
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, also where a script's background had SIGINT ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)
 
 
 def _end(message: str, code: int) -> int:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -52,10 +50,6 @@ class Watcher(Protocol):
     def begin(self, prepared: Prepared, folder: Path) -> None: ...
     def see(self, event: Event) -> None: ...
     def end(self, folder: Path, results: dict[str, Any] | None) -> None: ...
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; the run folder says `interrupted`."""
 
 
 def run_federation(
@@ -206,8 +200,9 @@ def _on_ray(prepared: Prepared, shares: Any, make: Callable[..., Federation]) ->
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from raf_ray.federation.actors import DriverActor, RayPool
-    from raf_ray.federation.cluster import DRIVER_CPUS
+    from raf_ray.federation.cluster import DRIVER_CPUS, wait_until_free
 
+    free = ray.available_resources().get("CPU", 0.0)
     members = _members(prepared)
     scorer = partial(assembly.make_scorer, prepared.config, prepared.held_out, wants_gpu=shares.evaluator_gpus > 0)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -219,12 +214,14 @@ def _on_ray(prepared: Prepared, shares: Any, make: Callable[..., Federation]) ->
         for reference in events:
             yield ray.get(reference)
     except (KeyboardInterrupt, GeneratorExit):
-        ray.get(driver.stop.remote(STOP_SECONDS), timeout=STOP_SECONDS + 5)
+        with suppress(ray.exceptions.RayError, TimeoutError):
+            ray.get(driver.stop.remote(STOP_SECONDS), timeout=STOP_SECONDS + 5)
         raise
     except ray.exceptions.RayActorError as error:
         raise RunError(f"the driver process died: {' '.join(str(error).split())[:300]}") from error
     finally:
         ray.kill(driver)
+        wait_until_free(free)
 
 
 def _members(prepared: Prepared) -> list[Member]:
@@ -282,12 +279,12 @@ def _watch(
         for watcher in watchers:
             watcher.begin(prepared, folder.path)
             begun.append(watcher)
-        with _signals_raise(), closing(engine(_federation(prepared, folder.path, checkpoint))) as events:
+        with closing(engine(_federation(prepared, folder.path, checkpoint))) as events:
             for event in events:
                 for watcher in watchers:
                     watcher.see(event)
                 if isinstance(event, Failed):
-                    raise RunError(event.message) if event.status == "failed" else Interrupted(event.message)
+                    raise RunError(event.message) if event.status == "failed" else KeyboardInterrupt(event.message)
                 if isinstance(event, Finished):
                     results = event.results
                     draw_drift(folder / "drift.png", {folder.path.name: results})
@@ -297,21 +294,3 @@ def _watch(
             watcher.end(folder.path, results)
     assert results is not None
     return Results(folder.path, results)
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted here, also where a script's background had SIGINT ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(number: int, _frame: Any) -> None:
-        raise Interrupted(signal.Signals(number).name)
-
-    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)

@@ -6,9 +6,7 @@ import argparse
 import os
 import shlex
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -210,13 +208,12 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     temporary, old = (beside / f".{place.name}.{os.getpid()}.{kind}" for kind in ("new", "old"))
     try:
         temporary.mkdir()
-        with _termination_raises():
-            yield temporary
-            check_output(output, overwrite)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if place.exists():
-                place.rename(old)
-            temporary.rename(place)
+        yield temporary
+        check_output(output, overwrite)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists():
+            place.rename(old)
+        temporary.rename(place)
     except PictureError as error:
         raise InputError(f"{error}; repair it, or leave its people out with data.on_bad_image=skip") from error
     except OSError as error:
@@ -226,23 +223,6 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         if old.exists() and not place.exists():
             old.rename(place)
         shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def _termination_raises() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does, so that its temporary folder goes away."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(number: int, _frame: Any) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    previous = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 # --- what is shown --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from raf_ray import run_federation
 from raf_ray.config import load_config, write_yaml
 from raf_ray.errors import InputError, RunError
 from raf_ray.federation.messages import ClientFinished, RoundFinished, Scored
+from raf_ray.federation.run_folder import RunFolder
 from tests.tiny import WORDS, tiny
 
 
@@ -149,7 +151,7 @@ def test_a_finished_run_is_returned_at_once(reference):
 
 
 def test_a_resume_refuses_what_could_change_results_and_shows_it(reference):
-    with pytest.raises(InputError, match=r"optimizer\.lr was 0\.004, now 0\.1"):
+    with pytest.raises(InputError, match=r"optimizer\.lr was 0\.0025, now 0\.1"):
         in_process(reference.folder, "federation.rounds=3", "optimizer.lr=0.1", resume=True)
     again = in_process(reference.folder, "federation.rounds=3", "tracking.experiment=other", resume=True)
     assert again.values == reference.values
@@ -287,3 +289,14 @@ def read_until_training(folder: Path) -> None:
                 return
         signal.sigtimedwait([], 0.05)
     raise AssertionError("the run did not begin")
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_the_folder(tmp_path, monkeypatch):
+    def full(self, checkpoint):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", full)
+    with pytest.raises(RunError, match=r"cannot write to .*run: No space left on device"):
+        in_process(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "failed"
+    assert len(table(tmp_path / "run" / "rounds.csv")) == 1

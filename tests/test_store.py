@@ -35,7 +35,7 @@ HIGH, LOW = Size(128, 96), Size(64, 48)
 SHARD_ARRAYS = [f.name for f in fields(Shard) if f.name in {
     "joints", "visibility", "centre", "scale", "picture_scale", "picture_offset", "area", "person_id", "upsampled"
 }]  # fmt: skip
-PEOPLE_ARRAYS = [f.name for f in fields(People) if f.name not in ("skeleton", "rows", "read")]
+PEOPLE_ARRAYS = [f.name for f in fields(People) if f.name not in ("skeleton", "rows", "read", "ignored")]
 
 
 def crowd(count: int, start: int = 0, height: float = 110.0) -> People:

@@ -176,7 +176,7 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw", "sgd"] = "adamw"
     """AdamW or SGD."""
-    lr: Annotated[float, Field(gt=0)] = 4e-3
+    lr: Annotated[float, Field(gt=0)] = 2.5e-3
     """Peak learning rate."""
     batch_size: Positive = 8
     """People a step."""

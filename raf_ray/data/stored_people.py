@@ -4,6 +4,8 @@ A model is scored from the original picture at any size, so the pictures are not
 region that `cut_shard` asks for at any of the evaluation sizes. A smaller size reaches farther (it averages over
 larger areas at the edge), and may need more than was kept; `check_reach` says so before anything is scored.
 
+Regions that COCO's evaluator ignores are not kept, so OKS AP from shards forgives nothing (it can be lower).
+
 A file, ``val.parquet``, has a person a row: the arrays of `People`, `picture` (bytes of a PNG or JPEG file),
 `region` (list of 4 int64: x, y, width, height in the original) and `picture_size` (list of 2 int64: its width
 and height).

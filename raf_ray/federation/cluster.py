@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import warnings
 from dataclasses import dataclass
 from math import floor
@@ -86,6 +87,19 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
+
+
+def wait_until_free(cpus: float, seconds: float = 5.0) -> None:
+    """Wait until that many CPUs are free again: killed actors give theirs back a moment later.
+
+    Without it the next federation of a comparison would find fewer. On a cluster that others use too they may
+    stay taken, so the wait is bounded.
+    """
+    import ray
+
+    deadline = time.monotonic() + seconds
+    while ray.available_resources().get("CPU", 0.0) < cpus - 1e-6 and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _runs_here() -> bool:
