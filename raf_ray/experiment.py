@@ -22,6 +22,7 @@ from raf_ray.federation.driver import Federation, save_plain
 from raf_ray.federation.messages import Event, Failed, Finished
 from raf_ray.federation.pool import InProcessPool, Member
 from raf_ray.federation.run_folder import Checkpoint, RunFolder
+from raf_ray.plans import expected_pixels
 from raf_ray.report.plots import draw_drift, draw_samples
 
 FREE_TO_CHANGE = ("federation.engine", "federation.checkpoint_every", "resources.gpus_per_client",
@@ -230,6 +231,7 @@ def _members(prepared: Prepared) -> list[Member]:
             plan.name,
             plan.tier,
             data.count,
+            expected_pixels(prepared.config, plan, data.count),
             partial(assembly.make_client, prepared.config, plan, data, prepared.skeleton),
         )
         for plan, data in zip(prepared.plans, prepared.data, strict=True)

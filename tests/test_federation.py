@@ -151,7 +151,7 @@ def test_a_finished_run_is_returned_at_once(reference):
 
 
 def test_a_resume_refuses_what_could_change_results_and_shows_it(reference):
-    with pytest.raises(InputError, match=r"optimizer\.lr was 0\.0025, now 0\.1"):
+    with pytest.raises(InputError, match=r"optimizer\.lr was 0\.006, now 0\.1"):
         in_process(reference.folder, "federation.rounds=3", "optimizer.lr=0.1", resume=True)
     again = in_process(reference.folder, "federation.rounds=3", "tracking.experiment=other", resume=True)
     assert again.values == reference.values

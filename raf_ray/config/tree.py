@@ -152,7 +152,7 @@ class FederationConfig(Section):
 
     clients: list[str] | dict[str, Positive] = ["high", "mid", "low"]
     """One tier (or HxW) a client, or a number of clients a tier."""
-    rounds: Positive = 14
+    rounds: Positive = 12
     """Rounds of training."""
     local_epochs: Positive = 1
     """Passes over a client's people in a round."""
@@ -176,7 +176,7 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw", "sgd"] = "adamw"
     """AdamW or SGD."""
-    lr: Annotated[float, Field(gt=0)] = 2.5e-3
+    lr: Annotated[float, Field(gt=0)] = 6e-3
     """Peak learning rate."""
     batch_size: Positive = 8
     """People a step."""

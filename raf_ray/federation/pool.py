@@ -61,6 +61,8 @@ class Member:
     name: str
     tier: str
     people: int
+    cost: float
+    """Expected forward pixels a round: who takes longest."""
     make: MakeClient
 
 
