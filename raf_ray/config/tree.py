@@ -152,7 +152,7 @@ class FederationConfig(Section):
 
     clients: list[str] | dict[str, Positive] = ["high", "mid", "low"]
     """One tier (or HxW) a client, or a number of clients a tier."""
-    rounds: Positive = 12
+    rounds: Positive = 11
     """Rounds of training."""
     local_epochs: Positive = 1
     """Passes over a client's people in a round."""

@@ -77,6 +77,8 @@ class EvaluatorHost:
         return "evaluator"
 
     def build(self) -> None:
+        """Build the scorer; it leaves the cores to the clients while they want them."""
+        os.nice(19)
         self._score = self._make()
 
     def score(self, state: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
@@ -135,10 +137,9 @@ class RayPool:
             self._clients[member.name].build.remote(member.cost < LONGEST_SHARE * longest): member.name
             for member in members
         }
-        building[self._evaluator.build.remote()] = "evaluator"
-        for name, error in self._arrivals(building):
-            if isinstance(error, Exception):
-                raise self._failure(name, -1, error) from error
+        # The evaluator is built while the first round trains; its first scoring waits for it.
+        self._building_evaluator = {self._evaluator.build.remote(): "evaluator"}
+        self._check_built(building)
 
     def publish(self, buffer: np.ndarray) -> Any:
         return ray.put(buffer)
@@ -151,6 +152,8 @@ class RayPool:
             yield result
 
     def submit_score(self, state: Any, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Any:
+        self._check_built(self._building_evaluator)
+        self._building_evaluator = {}
         return self._evaluator.score.remote(state, split, sizes, sample_sizes)
 
     def collect_score(self, pending: Any, wait: bool) -> Scores | None:
@@ -176,6 +179,12 @@ class RayPool:
     def close(self) -> None:
         for actor in (*self._clients.values(), self._evaluator):
             ray.kill(actor)
+
+    def _check_built(self, building: Mapping[Any, str]) -> None:
+        """Wait until these are built. Raises RunError where one cannot be."""
+        for name, error in self._arrivals(building):
+            if isinstance(error, Exception):
+                raise self._failure(name, -1, error) from error
 
     def _arrivals(self, calls: Mapping[Any, str]) -> Iterator[tuple[str, Any]]:
         """(name, result or exception) as calls finish."""

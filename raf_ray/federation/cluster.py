@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 import warnings
 from dataclasses import dataclass
@@ -61,6 +63,7 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
 
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": "raf-ray"}
     target = find_address(address)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if target in (None, "auto") and _runs_here():
             context = ray.init(address="auto", **common)
@@ -75,12 +78,21 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
             private = False
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"cannot reach the Ray cluster at {target}: {str(error).splitlines()[0]}") from error
+    _restore_handlers(handlers)
     url = getattr(context, "dashboard_url", None)
     resources = ray.cluster_resources()
     size = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
     where = "private local cluster" if private else f"cluster at {context.address_info['gcs_address']}"
     watch = f", dashboard http://{url}" if url else ""
     return Cluster(f"Ray: {where} ({size}){watch}", private)
+
+
+def _restore_handlers(handlers: dict[signal.Signals, Any]) -> None:
+    """`ray.init` takes SIGTERM over below Python, where it would end the process at once: take it back."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
 
 
 def disconnect() -> None:
