@@ -28,6 +28,7 @@ def levels(seed: int = 0, batch: int = 2, joints: int = 3):
 def slow_mse(a, b, weights) -> float:
     """Loop over every number: weight x squared difference, over the number of all of them."""
     total, count = 0.0, 0
+    a, b = a.detach(), b.detach()
     batch, joints, height, width = a.shape
     for i in range(batch):
         for k in range(joints):

@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from raf_ray.errors import RunError
 from raf_ray.federation.client import Client, Update
 from raf_ray.federation.messages import Event, Scores
-from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member, Score
+from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member, Score, told
 
 if TYPE_CHECKING:
     from raf_ray.federation.driver import Federation
@@ -212,8 +212,6 @@ class RayPool:
 def _cause(error: Exception) -> str:
     """One line: the task's own exception, or how the actor died."""
     if isinstance(error, RayTaskError):
-        cause = getattr(error, "cause", None)
-        text = f"{cause}" if isinstance(cause, RunError) else f"{type(cause).__name__}: {cause}"
-        return " ".join(text.split())
+        return told(getattr(error, "cause", None))
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "its process died (" + " ".join(lines[:3])[:300] + ")"

@@ -30,6 +30,12 @@ class ClientError(RunError):
         self.details = details
 
 
+def told(error: BaseException | None) -> str:
+    """An exception in one line; those of this project speak for themselves."""
+    text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
 class Pool(Protocol):
     """What the driver asks of a place where clients live."""
 
@@ -83,10 +89,9 @@ class InProcessPool:
         for name, share in shares.items():
             try:
                 yield self._clients[name].train(state, round_index, share)
-            except (RunError, RuntimeError, ValueError) as error:
-                raise ClientError(
-                    name, self._members[name].tier, round_index, str(error), traceback.format_exc()
-                ) from error
+            except Exception as error:  # whatever a client's own code raises
+                details = traceback.format_exc()
+                raise ClientError(name, self._members[name].tier, round_index, told(error), details) from error
 
     def submit_score(self, state: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
         return self._score(state, split, sizes, sample_sizes)
