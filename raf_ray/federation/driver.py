@@ -80,6 +80,9 @@ class Federation:
     _costs: dict[str, dict[str, float]] = field(default_factory=dict)
     _pending: tuple[int, Any] | None = None
 
+    def __post_init__(self) -> None:
+        self._tiers = {member.name: member.tier for member in self.members}
+
     def run(self) -> Iterator[Event]:
         """Train and yield what happens. Ends with Finished or Failed; the folder says which."""
         handler = logging.FileHandler(self.folder / "run.log", encoding="utf-8")
@@ -143,7 +146,7 @@ class Federation:
             total = ExactSum(self.layout.num_floats)
             updates: list[Update] = []
             for update in pool.train(state, index, dict(zip((m.name for m in cohort), shares, strict=True))):
-                tier = self._tier(update.client)
+                tier = self._tiers[update.client]
                 try:
                     total.add(update.floats, update.counters)
                 except UpdateError as error:
@@ -227,9 +230,6 @@ class Federation:
     def _score_rows(self, done: int) -> list[dict[str, str]]:
         return [row for row in self.folder.read_rows("scores.csv") if row["round"] == str(done)]
 
-    def _tier(self, client: str) -> str:
-        return next(member.tier for member in self.members if member.name == client)
-
     def _round_columns(self) -> list[str]:
         sizes = self.schedule.level_sizes
         return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), "seconds", "people",
@@ -258,7 +258,7 @@ class Federation:
             self._totals[name] = self._totals.get(name, 0) + value
         for update in updates:
             cost = self._costs.setdefault(
-                self._tier(update.client),
+                self._tiers[update.client],
                 {"people": 0, "seconds": 0.0, "mb_sent": 0.0, "forward_pixels": 0, "peak_memory_mb": 0.0,
                  "bad_pictures": 0},
             )  # fmt: skip

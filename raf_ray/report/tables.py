@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from raf_ray.report.plots import METRIC_NAMES
 
 
 def results_table(runs: Mapping[str, Mapping[str, Any]], baseline: str | None = None) -> Table:
-    """A row a run: score by test resolution, both drift numbers, and what it cost.
+    """A column a run: score by test resolution, both drift numbers, and what it cost. Seven fit 80 characters.
 
     Costs are relative to `baseline` where it is among the runs, else absolute.
     """
@@ -19,31 +20,34 @@ def results_table(runs: Mapping[str, Mapping[str, Any]], baseline: str | None = 
     sizes = list(dict.fromkeys(size for results in runs.values() for size in results["by_resolution"]))
     trained = {size for results in runs.values() for size in results["train_resolutions"]}
     table = Table(
-        title=f"{METRIC_NAMES.get(first['metric'], first['metric'])} on {first['split']} (%), by test resolution",
-        caption="* trained. spread: best minus mean over trained tiers. to ref.: one-tier federations' scores "
-        "at their own tier minus this one's, mean.",
+        title=f"{METRIC_NAMES.get(first['metric'], first['metric'])} on {first['split']} (%)",
+        caption="* trained. spread: best minus mean over a run's trained tiers.\n"
+        "to ref.: one-tier federations at their own tier minus this one, mean.",
         caption_justify="left",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        min_width=70,
     )
-    table.add_column("run", no_wrap=True)
+    table.add_column("test at", no_wrap=True)
+    for name in runs:
+        table.add_column("\n".join(name.rsplit("-", 1)), justify="right", no_wrap=True)
+    every = list(runs.values())
     for size in sizes:
-        table.add_column(f"{size}{'*' if size in trained else ''}", justify="right")
-    base = runs.get(baseline) if baseline else None
-    relative = base is not None and len(runs) > 1
-    for title in ("spread", "to ref.", "rounds"):
-        table.add_column(title, justify="right")
-    table.add_column("pixels" if relative else "Gpixels", justify="right")
-    table.add_column("time" if relative else "s", justify="right")
-    for name, results in runs.items():
-        scores = [_points(results["by_resolution"].get(size)) for size in sizes]
-        drift = [_points(results["drift_spread"]), _points(results["drift_to_reference"])]
-        totals = results["totals"]
-        if relative:
-            assert base is not None
-            cost = [f"x {totals[key] / base['totals'][key]:.2f}" for key in ("forward_pixels", "seconds")]
-        else:
-            cost = [f"{totals['forward_pixels'] / 1e9:.2f}", f"{totals['seconds']:.0f}"]
-        table.add_row(name, *scores, *drift, str(results["rounds"]), *cost)
+        star = "*" if size in trained else ""
+        table.add_row(f"{size}{star}", *(_points(r["by_resolution"].get(size)) for r in every))
+    table.add_section()
+    table.add_row("spread", *(_points(results["drift_spread"]) for results in every))
+    table.add_row("to ref.", *(_points(results["drift_to_reference"]) for results in every))
+    table.add_section()
+    table.add_row("rounds", *(str(results["rounds"]) for results in every))
+    base = runs.get(baseline) if baseline and len(runs) > 1 else None
+    if base is None:
+        table.add_row("Gpixels", *(f"{results['totals']['forward_pixels'] / 1e9:.2f}" for results in every))
+        table.add_row("seconds", *(f"{results['totals']['seconds']:.0f}" for results in every))
+        return table
+    for title, key in (("pixels", "forward_pixels"), ("time", "seconds")):
+        table.add_row(title, *(f"x {results['totals'][key] / base['totals'][key]:.2f}" for results in every))
     return table
 
 
