@@ -5,7 +5,6 @@ Everything that can be wrong with a request is found here, before a folder is ma
 
 from __future__ import annotations
 
-import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +78,10 @@ def prepare(config: Config) -> Prepared:
     wants_gpu_here = config.resources.gpus_per_client > 0 and config.federation.engine == "in_process"
     if wants_gpu_here and not torch.cuda.is_available():
         raise InputError("resources.gpus_per_client: this machine has no usable GPU; set it to 0")
-    layout = Layout.of(model)
+    try:
+        layout = Layout.of(model)
+    except ValueError as error:
+        raise InputError(f"model.name={config.model.name}: {error}") from error
     build_loss(config.objective)
     return Prepared(config, plans, data, held_out, layout, layout.read(model), notes)
 
@@ -255,9 +257,3 @@ def facts_of(prepared: Prepared, name: str) -> dict[str, Any]:
         },
         "machine": f"{platform.system()} {platform.machine()}",
     }
-
-
-def quiet_libraries() -> None:
-    """Errors only from the libraries: their notices are not about the run."""
-    for name in ("ray", "matplotlib", "alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def methods_of(config: Config) -> dict[str, Config]:
     """Method name -> its config. References first: one federation a tier, all its clients of that tier."""
     plans = plan_clients(config)
     levels = config.objective.levels
+    if config.objective != ObjectiveConfig(levels=levels):
+        raise InputError(
+            "--compare sets each method's objective itself, so of objective.* only levels can be given; run other "
+            "objectives one by one and compare their results.json"
+        )
     paper = ObjectiveConfig(name="mrkd", levels=levels)
     plus: dict[str, Any] = {"objective": paper.model_dump()}
     merge(plus, read_yaml(preset_path("raf_plus")))
@@ -52,24 +58,25 @@ def _with(config: Config, objective: ObjectiveConfig, clients: list[str] | None 
     return config.model_copy(update=update)
 
 
-def at_equal_compute(methods: Mapping[str, Config]) -> dict[str, Config]:
+def at_equal_compute(methods: Mapping[str, Prepared]) -> dict[str, Prepared]:
     """The same methods with as many whole rounds as `raf-mixed`'s total forward pixels allow."""
 
-    def a_round(config: Config) -> float:
-        plans = plan_clients(config)
-        counts = config.data.counts or [config.data.people_per_client or 1] * len(plans)
-        return sum(expected_pixels(config, p, n) for p, n in zip(plans, counts, strict=True))
+    def a_round(request: Prepared) -> float:
+        owned = zip(request.plans, request.data, strict=True)
+        return sum(expected_pixels(request.config, plan, data.count) for plan, data in owned)
 
     reference = methods[BUDGET_METHOD]
-    budget = a_round(reference) * reference.federation.rounds
+    budget = a_round(reference) * reference.config.federation.rounds
     changed = {}
-    for name, config in methods.items():
-        rounds = max(1, int(budget / a_round(config) + 1e-9))
+    for name, request in methods.items():
+        config = request.config
+        rounds = max(1, int(budget / a_round(request) + 1e-9))
         factor = rounds / config.federation.rounds
         federation = config.federation.model_copy(update={"rounds": rounds})
         steps = [max(1, round(step * factor)) for step in config.optimizer.steps]
         optimizer = config.optimizer.model_copy(update={"steps": steps})
-        changed[name] = config.model_copy(update={"federation": federation, "optimizer": optimizer})
+        config = config.model_copy(update={"federation": federation, "optimizer": optimizer})
+        changed[name] = replace(request, config=config)
     return changed
 
 
@@ -86,15 +93,17 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Run the methods one after the other, each into its folder below `output`; method -> results.json."""
     every = methods_of(config)
+    chosen = _choose(every, only)
+    # Equal compute needs the budget's method too, whether it is run or not.
+    asked = {**chosen, BUDGET_METHOD: every[BUDGET_METHOD]} if equal_compute else chosen
+    prepared = {name: assembly.prepare(method) for name, method in asked.items()}
     if equal_compute:
-        every = at_equal_compute(every)
+        prepared = {name: r for name, r in at_equal_compute(prepared).items() if name in chosen}
         console.print(
             f"Equal compute: each method stops at {BUDGET_METHOD}'s total forward pixels "
             "(all levels counted); its schedule is rescaled to its rounds.",
             highlight=False,
         )
-    chosen = _choose(every, only)
-    prepared = {name: assembly.prepare(method) for name, method in chosen.items()}
     _check_output(output, resume, overwrite)
     results: dict[str, dict[str, Any]] = {}
     with connected(config, len(next(iter(prepared.values())).plans), address) as description:
@@ -155,7 +164,8 @@ def _add_references(results: dict[str, dict[str, Any]], output: Path) -> None:
     }
     for name, values in results.items():
         by_tier = {size: values["by_resolution"][size] for size in values["train_resolutions"]}
-        values["drift_to_reference"] = drift_to_reference(by_tier, references)
+        known = None not in by_tier.values() and None not in references.values()  # null: nothing could be scored
+        values["drift_to_reference"] = drift_to_reference(by_tier, references) if known else None
         write_json(RunFolder(output / name) / "results.json", values)
 
 

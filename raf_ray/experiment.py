@@ -25,8 +25,14 @@ from raf_ray.federation.run_folder import Checkpoint, RunFolder
 from raf_ray.plans import expected_pixels
 from raf_ray.report.plots import draw_drift, draw_samples
 
-FREE_TO_CHANGE = ("federation.engine", "federation.checkpoint_every", "resources.gpus_per_client",
-                  "resources.cpus_per_client", "resources.dashboard", "tracking.", "data.cache_mb")  # fmt: skip
+FREE_TO_CHANGE = (
+    "federation.engine",
+    "federation.checkpoint_every",
+    "resources.cpus_per_client",
+    "resources.dashboard",
+    "tracking.",
+    "data.cache_mb",
+)
 """Keys that cannot change results, so a resumed run may change them."""
 
 STOP_SECONDS = 15.0
@@ -218,7 +224,7 @@ def _on_ray(prepared: Prepared, shares: Any, make: Callable[..., Federation]) ->
         with suppress(ray.exceptions.RayError, TimeoutError):
             ray.get(driver.stop.remote(STOP_SECONDS), timeout=STOP_SECONDS + 5)
         raise
-    except ray.exceptions.RayActorError as error:
+    except ray.exceptions.RayError as error:
         raise RunError(f"the driver process died: {' '.join(str(error).split())[:300]}") from error
     finally:
         ray.kill(driver)
@@ -291,6 +297,11 @@ def _watch(
                     results = event.results
                     draw_drift(folder / "drift.png", {folder.path.name: results})
                     draw_samples(folder / "samples.png", event.samples, prepared.skeleton)
+    except BaseException as error:
+        folder.mark_ended("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
+        if isinstance(error, OSError):
+            raise RunError(f"cannot write to {folder.path}: {error.strerror or error}") from error
+        raise
     finally:
         for watcher in reversed(begun):
             watcher.end(folder.path, results)

@@ -12,6 +12,7 @@ from raf_ray import assembly
 from raf_ray.cli import run_command
 from raf_ray.compare import at_equal_compute, compare, methods_of
 from raf_ray.config.loading import differences
+from raf_ray.errors import InputError
 from raf_ray.plans import expected_pixels, plan_clients
 from raf_ray.report.tables import results_table
 from raf_ray.run import main
@@ -48,7 +49,8 @@ def test_all_start_from_the_same_weights_and_people():
 
 def test_equal_compute_gives_each_method_raf_mixeds_pixels_within_a_round():
     config = tiny("federation.rounds=40", "optimizer.schedule=steps", "optimizer.steps=[20]")
-    methods = at_equal_compute(methods_of(config))
+    requests = at_equal_compute({name: assembly.prepare(method) for name, method in methods_of(config).items()})
+    methods = {name: request.config for name, request in requests.items()}
 
     def pixels(config):
         return sum(expected_pixels(config, plan, 12) for plan in plan_clients(config))
@@ -62,6 +64,12 @@ def test_equal_compute_gives_each_method_raf_mixeds_pixels_within_a_round():
     assert methods["fedavg-mixed"].federation.rounds == 63
     assert methods["fedavg-mixed"].optimizer.steps == [32]
     assert methods["raf-plus-mixed"].federation.rounds == 46
+
+
+def test_an_objective_of_ones_own_is_not_dropped_in_silence():
+    with pytest.raises(InputError, match=r"of objective\.\* only levels can be given"):
+        methods_of(tiny("objective.alpha=0.7"))
+    assert methods_of(tiny("objective.levels=[low]"))["raf-mixed"].objective.levels == ["low"]
 
 
 def test_a_comparison_leaves_a_folder_a_run_and_fills_in_the_references(tmp_path):

@@ -182,7 +182,7 @@ class OptimizerConfig(Section):
     """People a step."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Not applied to norms, biases and position embeddings."""
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's moments."""
     momentum: Share = 0.9
     """SGD's momentum."""

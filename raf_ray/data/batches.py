@@ -86,10 +86,6 @@ class Batches:
         """People with a readable picture, as far as known."""
         return len(self.shard) - len(self.bad)
 
-    @property
-    def per_epoch(self) -> int:
-        return -(-len(self.shard) // self.batch_size)
-
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Every person once, in an order drawn from `rng`."""
         order = rng.permutation(len(self.shard))

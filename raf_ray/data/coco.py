@@ -138,7 +138,7 @@ def coco_people(annotation_file: Path, picture_folder: Path, skeleton: Skeleton)
 
 def existing_root(root: str | Path) -> Path:
     """The data set's folder. Raises InputError where there is none."""
-    folder = Path(root).expanduser()
+    folder = Path(root).expanduser().absolute().expanduser()
     if not folder.is_dir():
         raise InputError(f"data.root: folder {folder} does not exist; set data.root to the data set's folder")
     return folder

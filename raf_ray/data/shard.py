@@ -105,10 +105,6 @@ class Shard:
         patch = (points - middle) / self.scale[:, None] + self.centre[:, None]
         return (patch + 0.5) / self.picture_scale[:, None] + self.picture_offset[:, None]
 
-    def crop_pixels_per_picture_pixel(self) -> np.ndarray:
-        """(N,) geometric mean over x and y."""
-        return np.sqrt(np.prod(self.scale.astype(np.float64) * self.picture_scale, axis=1))
-
 
 @dataclass(frozen=True)
 class Geometry:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from raf_ray.errors import RunError
 from raf_ray.federation.client import Client, Update
@@ -123,15 +123,15 @@ class RayPool:
 
     def __init__(self, members: Sequence[Member], make_score: MakeScore, shares: ActorShares) -> None:
         self._members = {member.name: member for member in members}
+        self._evaluator = EvaluatorActor.options(
+            num_cpus=shares.evaluator_cpus, num_gpus=shares.evaluator_gpus or None
+        ).remote(make_score)
         self._clients = {
             member.name: ClientActor.options(num_cpus=shares.client_cpus, num_gpus=shares.client_gpus or None).remote(
                 member.name, member.make
             )
             for member in members
         }
-        self._evaluator = EvaluatorActor.options(
-            num_cpus=shares.evaluator_cpus, num_gpus=shares.evaluator_gpus or None
-        ).remote(make_score)
         longest = max(member.cost for member in members)
         building = {
             self._clients[member.name].build.remote(member.cost < LONGEST_SHARE * longest): member.name
@@ -153,7 +153,6 @@ class RayPool:
 
     def submit_score(self, state: Any, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Any:
         self._check_built(self._building_evaluator)
-        self._building_evaluator = {}
         return self._evaluator.score.remote(state, split, sizes, sample_sizes)
 
     def collect_score(self, pending: Any, wait: bool) -> Scores | None:
@@ -180,25 +179,28 @@ class RayPool:
         for actor in (*self._clients.values(), self._evaluator):
             ray.kill(actor)
 
-    def _check_built(self, building: Mapping[Any, str]) -> None:
+    def _check_built(self, building: dict[Any, str]) -> None:
         """Wait until these are built. Raises RunError where one cannot be."""
         for name, error in self._arrivals(building):
             if isinstance(error, Exception):
                 raise self._failure(name, -1, error) from error
 
-    def _arrivals(self, calls: Mapping[Any, str]) -> Iterator[tuple[str, Any]]:
-        """(name, result or exception) as calls finish."""
-        pending = dict(calls)
-        while pending:
-            ready, _ = ray.wait(list(pending), num_returns=1, timeout=STILL_WAITING_SECONDS)
+    def _arrivals(self, calls: dict[Any, str]) -> Iterator[tuple[str, Any]]:
+        """(name, result or exception) as calls finish. Takes them out of `calls`, so that results are freed."""
+        while calls:
+            ready, _ = ray.wait(list(calls), num_returns=1, timeout=STILL_WAITING_SECONDS)
             if not ready:
-                log.info("still waiting for %s", ", ".join(list(pending.values())[:5]))
-            for reference in ready:
-                name = pending.pop(reference)
-                try:
-                    yield name, ray.get(reference)
-                except (RayTaskError, RayActorError) as error:
-                    yield name, error
+                log.info("still waiting for %s", ", ".join(list(calls.values())[:5]))
+                continue
+            reference = ready[0]
+            name = calls.pop(reference)
+            result: Any
+            try:
+                result = ray.get(reference)
+            except RayError as error:
+                result = error
+            del ready, reference
+            yield name, result
 
     def _failure(self, name: str, round_index: int, error: Exception) -> RunError:
         if name not in self._members:

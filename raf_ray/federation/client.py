@@ -164,7 +164,7 @@ class Client:
         """What a checkpoint must keep of this client between rounds: the optimiser's moments, if kept."""
         if self.training.reset_each_round or self._optimizer is None:
             return None
-        return self._optimizer.state_dict()
+        return _on_cpu(self._optimizer.state_dict())
 
     def restore(self, local_state: dict[str, Any]) -> None:
         self._optimizer = self._new_optimizer()
@@ -189,6 +189,15 @@ class Client:
         rate = learning_rate(round_index, setting.rounds, setting.lr, setting.schedule, setting.steps)  # type: ignore[arg-type]
         set_learning_rate(self._optimizer, rate)
         return self._optimizer
+
+
+def _on_cpu(value: Any) -> Any:
+    """Nested containers with their tensors on the CPU: a state that a process without a GPU can read."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
 class _Mean:

@@ -30,7 +30,6 @@ LOCAL_STORE_BYTES = 512 * 2**20
 class Cluster:
     description: str
     """One line: which cluster, and the dashboard's URL."""
-    private: bool
 
 
 def find_address(address: str | None) -> str | None:
@@ -65,7 +64,7 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
     target = find_address(address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if target in (None, "auto") and _runs_here():
+        if target in (None, "auto") and _started_here():
             context = ray.init(address="auto", **common)
             private = False
         elif target in (None, "local"):
@@ -74,6 +73,8 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
             )
             private = True
         else:
+            if target == "auto":
+                raise ConnectionError("no cluster that `ray start` or `ray up` made runs on this machine")
             context = ray.init(address=target, **common)
             private = False
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -84,7 +85,7 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
     size = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
     where = "private local cluster" if private else f"cluster at {context.address_info['gcs_address']}"
     watch = f", dashboard http://{url}" if url else ""
-    return Cluster(f"Ray: {where} ({size}){watch}", private)
+    return Cluster(f"Ray: {where} ({size}){watch}")
 
 
 def _restore_handlers(handlers: dict[signal.Signals, Any]) -> None:
@@ -114,11 +115,12 @@ def wait_until_free(cpus: float, seconds: float = 5.0) -> None:
         time.sleep(0.05)
 
 
-def _runs_here() -> bool:
-    """Whether `ray start` or `ray up` runs a cluster on this machine."""
-    from ray._private.services import find_gcs_addresses
+def _started_here() -> bool:
+    """Whether `ray start` or `ray up` runs a cluster on this machine; another command's private one is not it."""
+    from ray._private.services import find_bootstrap_address, find_gcs_addresses
 
-    return bool(find_gcs_addresses())
+    started = find_bootstrap_address(None)
+    return started is not None and started in find_gcs_addresses()
 
 
 def plan_shares(clients: int, cpus_per_client: float | Literal["auto"], gpus_per_client: float) -> ActorShares:
@@ -130,46 +132,62 @@ def plan_shares(clients: int, cpus_per_client: float | Literal["auto"], gpus_per
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = ray.available_resources().get("CPU", 0.0)
-    spare = cpus - DRIVER_CPUS - EVALUATOR_CPUS
     if gpus_per_client > 1 and gpus_per_client != int(gpus_per_client):
         raise InputError(f"resources.gpus_per_client={gpus_per_client:g}: above 1 Ray takes whole GPUs only")
-    if cpus_per_client == "auto":
-        share = min(1.0, floor(max(spare, 0) / clients * 1000) / 1000)
+    share = _cpu_share(clients, cpus_per_client, [node.get("CPU", 0.0) for node in nodes])
+    if gpus_per_client == 0:
+        return ActorShares(share, 0.0, EVALUATOR_CPUS, 0.0)
+    slots = sum(_gpu_slots(node.get("GPU", 0.0), gpus_per_client) for node in nodes)
+    if slots < clients:
+        each = (
+            f"floor(1 / {gpus_per_client:g}) = {floor(1 / gpus_per_client + 1e-9)} clients a GPU"
+            if gpus_per_client <= 1
+            else f"{gpus_per_client:g} GPUs a client"
+        )
+        total = sum(node.get("GPU", 0.0) for node in nodes)
+        raise InputError(
+            f"{clients} clients of {gpus_per_client:g} GPU do not fit: {each}, {total:g} GPUs in the cluster hold "
+            f"{slots}; lower resources.gpus_per_client or federation.clients"
+        )
+    evaluator_gpus = gpus_per_client if slots > clients and gpus_per_client <= 1 else 0.0
+    return ActorShares(share, gpus_per_client, EVALUATOR_CPUS, evaluator_gpus)
+
+
+def _cpu_share(clients: int, asked: float | Literal["auto"], node_cpus: list[float]) -> float:
+    """A client's CPUs, such that all fit on the nodes beside the driver and the evaluator."""
+    import ray
+
+    apart = DRIVER_CPUS + EVALUATOR_CPUS
+    free = ray.available_resources().get("CPU", 0.0)
+    # Room for driver and evaluator on every node: which one they will be on is Ray's choice.
+    rooms = [cpus - apart for cpus in node_cpus if cpus > apart]
+
+    def slots(share: float) -> int:
+        return sum(floor(room / share + 1e-9) for room in rooms)
+
+    if asked == "auto":
+        share = min(1.0, max(free - apart, 0.0) / clients, sum(rooms) / clients)
+        while share >= 0.001 and slots(floor(share * 1000) / 1000) < clients:
+            share *= 0.97
+        share = floor(share * 1000) / 1000
         if share <= 0:
             raise InputError(
-                f"no room for {clients} clients: {cpus:g} CPUs are free and the driver and evaluator need "
-                f"{DRIVER_CPUS + EVALUATOR_CPUS:g}; free some or run on a larger cluster"
+                f"no room for {clients} clients: {free:g} CPUs are free and the driver and evaluator need "
+                f"{apart:g}; free some or run on a larger cluster"
             )
-    else:
-        share = float(cpus_per_client)
-        needed = share * clients + DRIVER_CPUS + EVALUATOR_CPUS
-        if needed > cpus + 1e-9:
-            raise InputError(
-                f"{clients} clients x {share:g} CPUs + {DRIVER_CPUS + EVALUATOR_CPUS:g} for driver and evaluator = "
-                f"{needed:g} CPUs, but the cluster has {cpus:g} free; lower resources.cpus_per_client (or auto)"
-            )
-    if gpus_per_client > 0:
-        slots = [_gpu_slots(node.get("GPU", 0.0), gpus_per_client) for node in nodes]
-        if sum(slots) < clients:
-            each = f"floor(1 / {gpus_per_client:g}) = {floor(1 / gpus_per_client + 1e-9)} clients a GPU" if (
-                gpus_per_client <= 1) else f"{gpus_per_client:g} GPUs a client"  # fmt: skip
-            total = sum(node.get("GPU", 0.0) for node in nodes)
-            raise InputError(
-                f"{clients} clients of {gpus_per_client:g} GPU do not fit: {each}, {total:g} GPUs in the cluster hold "
-                f"{sum(slots)}; lower resources.gpus_per_client or federation.clients"
-            )
-        room = sum(_gpu_slots(node.get("GPU", 0.0), gpus_per_client) for node in nodes) - clients
-        evaluator_gpus = gpus_per_client if room > 0 and gpus_per_client <= 1 else 0.0
-    else:
-        evaluator_gpus = 0.0
-    slots_cpu = sum(floor((node.get("CPU", 0.0) + 1e-9) / share) for node in nodes)
-    if slots_cpu < clients:
+        return share
+    needed = asked * clients + apart
+    if needed > free + 1e-9:
         raise InputError(
-            f"{clients} clients of {share:g} CPUs do not fit: the nodes hold {slots_cpu} such shares; "
-            "lower resources.cpus_per_client"
+            f"{clients} clients x {asked:g} CPUs + {apart:g} for driver and evaluator = "
+            f"{needed:g} CPUs, but the cluster has {free:g} free; lower resources.cpus_per_client (or auto)"
         )
-    return ActorShares(share, gpus_per_client, EVALUATOR_CPUS, evaluator_gpus)
+    if slots(asked) < clients:
+        raise InputError(
+            f"{clients} clients of {asked:g} CPUs do not fit: beside the driver and evaluator the nodes hold "
+            f"{slots(asked)} such shares; lower resources.cpus_per_client (or auto)"
+        )
+    return asked
 
 
 def _gpu_slots(gpus: float, share: float) -> int:

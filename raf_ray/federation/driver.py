@@ -81,6 +81,7 @@ class Federation:
     _pending: tuple[int, Any] | None = None
 
     def __post_init__(self) -> None:
+        self._bad: dict[str, int] = {}  # client -> people left out so far
         self._tiers = {member.name: member.tier for member in self.members}
 
     def run(self) -> Iterator[Event]:
@@ -93,6 +94,7 @@ class Federation:
         try:
             self._write_results("running")
             self._pool = self.make_pool()
+            self._check_stopped()
             yield from self._rounds(self._pool)
         except KeyboardInterrupt:
             yield self._fail("stopped by the user", "interrupted")
@@ -122,6 +124,10 @@ class Federation:
             self._pool.close()
         return self._ended.wait(seconds)
 
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise KeyboardInterrupt
+
     def _rounds(self, pool: Pool) -> Iterator[Event]:
         plan = self.schedule
         buffer, first = self.initial, 0
@@ -137,6 +143,7 @@ class Federation:
             self._pending = (first, pool.submit_score(state, "val", plan.trained_sizes, ()))
 
         for index in range(first, plan.rounds):
+            self._check_stopped()
             done = index + 1
             cohort = [self.members[i] for i in draw_cohort(len(self.members), plan.participation, plan.seed, index)]
             log.info("training round %d of %d: %d clients", done, plan.rounds, len(cohort))
@@ -257,8 +264,9 @@ class Federation:
                             ("mb_down", row["mb_down"])):  # fmt: skip
             self._totals[name] = self._totals.get(name, 0) + value
         for update in updates:
+            tier = self._tiers[update.client]
             cost = self._costs.setdefault(
-                self._tiers[update.client],
+                tier,
                 {"people": 0, "seconds": 0.0, "mb_sent": 0.0, "forward_pixels": 0, "peak_memory_mb": 0.0,
                  "bad_pictures": 0},
             )  # fmt: skip
@@ -267,7 +275,8 @@ class Federation:
             cost["mb_sent"] += update.mb_sent
             cost["forward_pixels"] += update.forward_pixels
             cost["peak_memory_mb"] = max(cost["peak_memory_mb"], update.peak_memory_mb)
-            cost["bad_pictures"] = max(cost["bad_pictures"], update.bad_pictures)
+            self._bad[update.client] = update.bad_pictures
+            cost["bad_pictures"] = sum(n for name, n in self._bad.items() if self._tiers[name] == tier)
         return row
 
     def _write_results(self, status: str, **more: Any) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,16 @@ from typing import Any
 import numpy as np
 
 from raf_ray.errors import InputError
-from raf_ray.files import write_atomically, write_text
+from raf_ray.files import write_atomically, write_json, write_text
 
 FILES = ("config.yaml", "results.json", "rounds.csv", "scores.csv", "model.pt", "checkpoint.pt", "drift.png",
          "samples.png", "run.log")  # fmt: skip
+
+
+def _is_ours(name: str) -> bool:
+    """A file of a run, or the temporary neighbour of one that a kill left behind."""
+    stems = tuple(f".{Path(file).stem}." for file in FILES)
+    return name in FILES or name.startswith(stems)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class RunFolder:
                 f"output folder {self.path} is not empty; choose another --output, or add --resume to go on "
                 "with its run or --overwrite to replace it"
             )
-        foreign = sorted(path.name for path in self.path.iterdir() if path.name not in FILES)
+        foreign = sorted(path.name for path in self.path.iterdir() if not _is_ours(path.name))
         if foreign:
             raise InputError(
                 f"{self.path} holds what no run wrote ({foreign[0]}), so --overwrite leaves it alone; "
@@ -70,9 +76,9 @@ class RunFolder:
         """
         self.check_free(overwrite)
         try:
-            if self.path.exists():
-                shutil.rmtree(self.path)
-            self.path.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            for path in self.path.iterdir():
+                path.unlink()
             write_text(self / "config.yaml", config_yaml)
         except OSError as error:
             raise InputError(f"cannot write to output folder {self.path}: {error.strerror}") from error
@@ -135,6 +141,13 @@ class RunFolder:
             return Checkpoint(**{**values, "buffer": values["buffer"].numpy()})
         except Exception as error:  # torch raises a different type for every kind of damage
             raise InputError(f"{path} cannot be read ({type(error).__name__}); start again with --overwrite") from error
+
+    def mark_ended(self, status: str, cause: str) -> None:
+        """Where results.json still says `running`, say how the run ended: its driver could not."""
+        with contextlib.suppress(OSError, InputError):
+            results = self.results()
+            if results is not None and results.get("status") == "running":
+                write_json(self / "results.json", {**results, "status": status, "error": cause})
 
     def results(self) -> dict[str, Any] | None:
         path = self / "results.json"

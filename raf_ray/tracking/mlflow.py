@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import queue
@@ -56,7 +57,8 @@ class MlflowTracker:
     def begin(self, prepared: Any, folder: Path) -> None:
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
-        self._tasks.put(lambda: self._open(folder))
+        resumed = (folder / "results.json").exists()  # now: the run may write it before the thread comes to it
+        self._tasks.put(lambda: self._open(folder, resumed))
 
     def see(self, event: Event) -> None:
         now = int(time.time() * 1000)
@@ -91,7 +93,7 @@ class MlflowTracker:
             self._failed = True
             self._warn(f"MLflow does not log this run: {cause}")
 
-    def _open(self, folder: Path) -> None:
+    def _open(self, folder: Path, resumed: bool) -> None:
         uri = self._config.tracking.uri
         if uri is None:
             uri = f"sqlite:///{(folder.parent / 'mlflow.db').resolve()}"
@@ -119,8 +121,12 @@ class MlflowTracker:
         else:
             local = None if parts.scheme in ("http", "https") else (folder.parent / "mlartifacts").resolve().as_uri()
             experiment_id = self._client.create_experiment(self._config.tracking.experiment, local)
-        found = self._client.search_runs([experiment_id], f"tags.run_folder = '{folder.resolve()}'", max_results=1)
-        if found and (folder / "checkpoint.pt").exists():
+        found = (
+            self._client.search_runs([experiment_id], f"tags.run_folder = '{folder.resolve()}'", max_results=1)
+            if resumed
+            else []
+        )
+        if found:
             self._run_id = found[0].info.run_id
             self._client.update_run(self._run_id, status="RUNNING")
             return
@@ -140,10 +146,19 @@ class MlflowTracker:
         )
 
     def _close(self, folder: Path, results: dict[str, Any] | None) -> None:
-        if results is not None:
+        if results is not None and results["drift_spread"] is not None:
             self._log({"drift_spread": results["drift_spread"]}, results["rounds"], int(time.time() * 1000))
         for name in ("config.yaml", "results.json", "rounds.csv", "scores.csv", "model.pt", "drift.png",
                      "samples.png", "run.log"):  # fmt: skip
             if (folder / name).is_file():
                 self._client.log_artifact(self._run_id, str(folder / name))
-        self._client.set_terminated(self._run_id, "FINISHED" if results is not None else "FAILED")
+        self._client.set_terminated(self._run_id, _status(folder, results))
+
+
+def _status(folder: Path, results: dict[str, Any] | None) -> str:
+    """MLflow's word for how the run ended, by its results.json."""
+    if results is not None:
+        return "FINISHED"
+    path = folder / "results.json"
+    ended = json.loads(path.read_text(encoding="utf-8")).get("status") if path.is_file() else None
+    return "KILLED" if ended == "interrupted" else "FAILED"
