@@ -213,7 +213,7 @@ def test_interrupted_it_leaves_what_was_there(tmp_path: Path) -> None:
     [
         (["data.name=shards", "data.root=x"], "shards are cut from pictures"),
         (["--clients-per-file", "0"], "--clients-per-file 0: it must be at least 1"),
-        (["data.name=mpii", "data.root=nowhere"], "folder nowhere does not exist"),
+        (["data.name=mpii", "data.root=nowhere"], "nowhere does not exist; set data.root"),
         (["data.peple_per_client=3"], "did you mean 'data.people_per_client'"),
         (["federation.clients=[huge]"], "unknown tier 'huge'"),
     ],
