@@ -143,8 +143,11 @@ TABLES: dict[str, Callable[[], Table]] = {"pipeline": pipeline, "sum": exact_sum
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("tables", nargs="*", choices=list(TABLES), help="which (default: all)")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)} (default: all)")
     chosen = parser.parse_args().tables or list(TABLES)
+    unknown = [name for name in chosen if name not in TABLES]
+    if unknown:
+        parser.error(f"no table is called {unknown[0]} (known: {', '.join(TABLES)})")
     console = Console()
     console.print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "

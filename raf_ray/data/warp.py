@@ -1,7 +1,7 @@
 """Patches -> crops through one affine map a person: OpenCV on the CPU, one batched ``grid_sample`` on a GPU.
 
-The two give the same pictures to a mean difference of 2/255. On the CPU a ``warpAffine`` a person is the
-faster way by about 3 : 1 (``benchmarks/``), on a GPU the batch is.
+The two give the same pictures to a mean difference of 2/255. On the CPU a ``warpAffine`` a person is several
+times as fast (``python -m benchmarks pipeline``); on a GPU one call a batch spares a launch a person.
 """
 
 from __future__ import annotations
