@@ -154,8 +154,7 @@ def _check_keys(tree: type[BaseModel], values: Mapping[str, Any], prefix: str = 
         here = f"{prefix}{key}"
         field = tree.model_fields.get(str(key))
         if field is None:
-            every = [name for name, _ in walk(Config)] if tree is not Config else list(dict(walk(Config)))
-            raise InputError(f"unknown key '{here}'{_nearest(here, every)}")
+            raise InputError(f"unknown key '{here}'{_nearest(here, [name for name, _ in walk(Config)])}")
         section = _section_of(field.annotation)
         if section is None:
             continue

@@ -26,7 +26,8 @@ def to_fixed_point(update: np.ndarray) -> tuple[np.ndarray, int]:
 
     Raises UpdateError for NaN, Inf (numpy would cast them silently) and for values beyond int64.
     """
-    largest = float(np.max(np.abs(update))) if update.size else 0.0
+    # The larger of maximum and -minimum, NaN if there is one: no copy of the update is made for it.
+    largest = float(np.maximum(update.max(), -update.min())) if update.size else 0.0
     if not np.isfinite(largest):
         raise UpdateError("the update holds NaN or Inf; lower optimizer.lr or set optimizer.clip")
     if largest * SCALE >= 2.0**62:
