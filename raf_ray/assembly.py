@@ -6,7 +6,7 @@ Everything that can be wrong with a request is found here, before a folder is ma
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -32,11 +32,13 @@ from raf_ray.federation.state import Layout
 from raf_ray.models import build_model
 from raf_ray.objectives import Objective, build_objective
 from raf_ray.objectives.levels import draw_levels
-from raf_ray.plans import ClientPlan, final_sizes, plan_clients, trained_sizes
+from raf_ray.plans import ClientPlan, final_sizes, plan_clients, round_sizes, trained_sizes
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import check_divides
-from raf_ray.scoring import Metric, Scorer, check_metric
-from raf_ray.sources import ClientData, augmentation_of, load_data, margins_of
+from raf_ray.scoring import CutShard, Metric, Scorer, check_metric
+from raf_ray.sources import ClientData, Split, augmentation_of, load_data, margins_of, splits_of
+
+LoadData = Callable[[Config, Sequence[ClientPlan], Sequence[Split]], tuple[tuple[ClientData, ...], dict[str, People]]]
 
 
 @dataclass(frozen=True)
@@ -47,25 +49,27 @@ class Prepared:
     plans: tuple[ClientPlan, ...]
     data: tuple[ClientData, ...]
     held_out: dict[str, People]
-    """`val` and `test`"""
+    """`val`, and `test` unless the run is scored on `val` to the end"""
     layout: Layout
     initial: np.ndarray
     """(num_bytes,) uint8 initial global state"""
+    cut: CutShard = cut_shard
+    """How the scorer gets its crops."""
     notes: tuple[str, ...] = ()
     """Sentences for the user: what a checkpoint did not fill ..."""
 
     @property
     def skeleton(self) -> Skeleton:
-        return self.held_out["test"].skeleton
+        return self.held_out["val"].skeleton
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config, load: LoadData = load_data) -> Prepared:
     """Check a request as a whole. Raises InputError for what is wrong with it."""
     plans = plan_clients(config)
-    data, held_out = load_data(config, plans)
-    skeleton = held_out["test"].skeleton
-    for split, metric in metrics_of(config).items():
-        check_metric(metric, held_out[split])
+    data, held_out = load(config, plans, splits_of(config))
+    skeleton = held_out["val"].skeleton
+    for split, people in held_out.items():
+        check_metric(metrics_of(config)[split], people)
     model, notes = initial_model(config.model, len(skeleton), config.seed)
     divisor = int(getattr(model, "size_divisor", 4))
     for plan in plans:
@@ -83,7 +87,7 @@ def prepare(config: Config) -> Prepared:
     except ValueError as error:
         raise InputError(f"model.name={config.model.name}: {error}") from error
     build_loss(config.objective)
-    return Prepared(config, plans, data, held_out, layout, layout.read(model), notes)
+    return Prepared(config, plans, data, held_out, layout, layout.read(model), notes=notes)
 
 
 # --- model and objective --------------------------------------------------------------------------------
@@ -189,12 +193,14 @@ def make_client(config: Config, plan: ClientPlan, data: ClientData, skeleton: Sk
     )
 
 
-def make_scorer(config: Config, held_out: dict[str, People], wants_gpu: bool = True) -> Scorer:
+def make_scorer(
+    config: Config, held_out: dict[str, People], wants_gpu: bool = True, cut: CutShard = cut_shard
+) -> Scorer:
     """Build the scorer where it will live."""
     device = claim_device(config, wants_gpu)
     evaluation = config.evaluation
     return Scorer(
-        model=new_model(config.model, len(held_out["test"].skeleton)),
+        model=new_model(config.model, len(held_out["val"].skeleton)),
         people=held_out,
         metrics=metrics_of(config),
         decode=evaluation.decode,
@@ -204,6 +210,7 @@ def make_scorer(config: Config, held_out: dict[str, People], wants_gpu: bool = T
         bf16=config.resources.precision == "bf16",
         on_bad_image=config.data.on_bad_image,
         cache_mb=config.data.cache_mb,
+        cut=cut,
     )
 
 
@@ -223,6 +230,7 @@ def schedule_of(prepared: Prepared) -> Schedule:
         checkpoint_every=config.federation.checkpoint_every,
         score_every=config.evaluation.every,
         trained_sizes=tuple(str(s) for s in trained_sizes(plans)),
+        round_sizes=tuple(str(s) for s in round_sizes(config, plans)),
         final_split=config.evaluation.split,
         final_sizes=tuple(str(s) for s in final_sizes(config, plans)),
         level_sizes=tuple(str(s) for s in levels),

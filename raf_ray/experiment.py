@@ -37,6 +37,9 @@ FREE_TO_CHANGE = (
 
 STOP_SECONDS = 15.0
 
+Engine = Callable[[Callable[..., Federation]], Generator[Event]]
+"""Given what makes a federation, run it somewhere and yield its events."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -103,21 +106,21 @@ def run_prepared(
     overwrite: bool,
     address: str | None,
     watchers: Sequence[Watcher],
+    engine: Engine | None = None,
 ) -> Results:
-    """`run_federation` for a request that was checked, where the cluster is connected."""
+    """`run_federation` for a request that was checked, where the cluster is connected.
+
+    `engine` says where clients live; None is `federation.engine`'s.
+    """
     folder = RunFolder(output)
+    if (folder / "config.yaml").is_file() and (resume or overwrite):
+        with folder.locked():  # a killed run's driver may still be about to end
+            pass
     finished = check_output(output, prepared.config, resume=resume, overwrite=overwrite)
     if finished is not None:
         return Results(output, finished)
     checkpoint = folder.load_checkpoint() if resume else None
-    if prepared.config.federation.engine == "in_process":
-        engine = partial(_in_process, prepared)
-    else:
-        from raf_ray.federation import cluster
-
-        resources = prepared.config.resources
-        shares = cluster.plan_shares(len(prepared.plans), resources.cpus_per_client, resources.gpus_per_client)
-        engine = partial(_on_ray, prepared, shares)
+    engine = engine or engine_of(prepared)
     if not resume:
         folder.create(write_yaml(prepared.config), overwrite)
     return _watch(engine, prepared, folder, checkpoint, watchers)
@@ -193,12 +196,21 @@ def check_output(output: Path, config: Config, *, resume: bool, overwrite: bool)
 
 # --- engines ------------------------------------------------------------------------------------------
 
-Engine = Callable[[Callable[..., Federation]], Generator[Event]]
+
+def engine_of(prepared: Prepared) -> Engine:
+    """Where `federation.engine` says that clients live. Raises InputError where they do not fit the cluster."""
+    if prepared.config.federation.engine == "in_process":
+        return partial(in_process, prepared)
+    from raf_ray.federation import cluster
+
+    resources = prepared.config.resources
+    shares = cluster.plan_shares(len(prepared.plans), resources.cpus_per_client, resources.gpus_per_client)
+    return partial(_on_ray, prepared, shares)
 
 
-def _in_process(prepared: Prepared, make: Callable[..., Federation]) -> Generator[Event]:
-    members = _members(prepared)
-    scorer = partial(assembly.make_scorer, prepared.config, prepared.held_out)
+def in_process(prepared: Prepared, make: Callable[..., Federation]) -> Generator[Event]:
+    members = members_of(prepared)
+    scorer = scorer_of(prepared, wants_gpu=True)
     yield from make(members=members, make_pool=partial(InProcessPool, members, scorer)).run()
 
 
@@ -210,8 +222,8 @@ def _on_ray(prepared: Prepared, shares: Any, make: Callable[..., Federation]) ->
     from raf_ray.federation.cluster import DRIVER_CPUS, wait_until_free
 
     free = ray.available_resources().get("CPU", 0.0)
-    members = _members(prepared)
-    scorer = partial(assembly.make_scorer, prepared.config, prepared.held_out, wants_gpu=shares.evaluator_gpus > 0)
+    members = members_of(prepared)
+    scorer = scorer_of(prepared, shares.evaluator_gpus > 0)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     driver = DriverActor.options(num_cpus=DRIVER_CPUS, scheduling_strategy=here).remote(
         partial(make, members=members, make_pool=partial(RayPool, members, scorer, shares))
@@ -231,7 +243,13 @@ def _on_ray(prepared: Prepared, shares: Any, make: Callable[..., Federation]) ->
         wait_until_free(free)
 
 
-def _members(prepared: Prepared) -> list[Member]:
+def scorer_of(prepared: Prepared, wants_gpu: bool) -> Callable[[], Any]:
+    """What builds the evaluator where it will live."""
+    return partial(assembly.make_scorer, prepared.config, prepared.held_out, wants_gpu=wants_gpu, cut=prepared.cut)
+
+
+def members_of(prepared: Prepared) -> list[Member]:
+    """The clients as the driver knows them."""
     return [
         Member(
             plan.name,

@@ -75,6 +75,11 @@ def final_sizes(config: Config, plans: Sequence[ClientPlan]) -> list[Size]:
     return sorted(asked | set(trained_sizes(plans)), key=lambda s: s.pixels, reverse=True)
 
 
+def round_sizes(config: Config, plans: Sequence[ClientPlan]) -> list[Size]:
+    """Sizes that rounds are scored at on `val`, largest first."""
+    return final_sizes(config, plans) if config.evaluation.round_sizes == "all" else trained_sizes(plans)
+
+
 def expected_pixels(config: Config, plan: ClientPlan, people: int) -> float:
     """Forward pixels of one client's round, in expectation over the levels drawn."""
     objective = config.objective

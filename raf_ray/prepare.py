@@ -134,7 +134,7 @@ def prepare_shards(
     plans = plan_clients(config)
     # Upsampled people are stored in any case: whether to train on them is the run's choice.
     everyone = config.model_copy(update={"data": data.model_copy(update={"upsampled": "keep"})})
-    owned, held_out = load_data(everyone, plans)
+    owned, held_out = load_data(everyone, plans, ("val", "test"))
     clients = []
     for plan, own in zip(plans, owned, strict=True):
         assert own.people is not None

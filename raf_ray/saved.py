@@ -24,7 +24,7 @@ from raf_ray.models.checkpoint import load_checkpoint
 from raf_ray.plans import final_sizes, plan_clients
 from raf_ray.resolution import Size, check_divides
 from raf_ray.scoring import Scorer, check_metric
-from raf_ray.sources import load_held_out, skeleton_of
+from raf_ray.sources import load_held_out, skeleton_of, splits_of
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[str]]:
     """A scorer that holds the run's model and the configured data; and the sizes asked for."""
     config = run.config
     plans = plan_clients(config)
-    held_out = load_held_out(config, plans)
+    held_out = load_held_out(config, plans, splits_of(config))
     people = held_out[config.evaluation.split]
     if people.skeleton.joints != run.joints:
         raise InputError(

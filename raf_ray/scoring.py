@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,7 +14,7 @@ from raf_ray.data.augment import NO_MARGINS, apply
 from raf_ray.data.batches import Batches, Level, render_pyramid
 from raf_ray.data.codec import decode, flip_back, heatmap_to_image
 from raf_ray.data.people import People
-from raf_ray.data.shard import cut_shard
+from raf_ray.data.shard import Margins, Shard, cut_shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError
 from raf_ray.federation.messages import Sample, Scores
@@ -22,9 +22,10 @@ from raf_ray.federation.state import Layout
 from raf_ray.metrics.oks import oks_ap
 from raf_ray.metrics.pck import neck_reference, pck, torso_reference
 from raf_ray.metrics.score import Score
-from raf_ray.resolution import parse_size
+from raf_ray.resolution import Size, parse_size
 
 SAMPLES_PER_SIZE = 6
+CutShard = Callable[[People, Size, Margins, float], Shard]
 Metric = Literal["pckh_0.5", "pckh_neck_0.5", "pck_torso_0.2", "oks_ap"]
 
 
@@ -44,6 +45,7 @@ class Scorer:
     bf16: bool
     on_bad_image: Literal["stop", "skip"]
     cache_mb: float
+    cut: CutShard = cut_shard
     layout: Layout = field(init=False)
     _batches: dict[tuple[str, str], Batches] = field(default_factory=dict)
 
@@ -93,7 +95,7 @@ class Scorer:
         key = (split, size)
         if key not in self._batches:
             share = self.cache_mb / 16
-            shard = cut_shard(self.people[split], parse_size(size), NO_MARGINS, share)
+            shard = self.cut(self.people[split], parse_size(size), NO_MARGINS, share)
             self._batches[key] = Batches(shard, self.batch_size, None, self.device, self.on_bad_image)
         return self._batches[key]
 

@@ -53,11 +53,21 @@ def margins_of(config: Config, aspect: float) -> Margins:
     return NO_MARGINS if augmentation is None else augmentation.margins(aspect)
 
 
-def load_data(config: Config, plans: Sequence[ClientPlan]) -> tuple[tuple[ClientData, ...], dict[str, People]]:
+Split = Literal["val", "test"]
+
+
+def splits_of(config: Config) -> tuple[Split, ...]:
+    """The held-out splits that a run may see: with ``evaluation.split=val`` no test person is even loaded."""
+    return ("val",) if config.evaluation.split == "val" else ("val", "test")
+
+
+def load_data(
+    config: Config, plans: Sequence[ClientPlan], splits: Sequence[Split]
+) -> tuple[tuple[ClientData, ...], dict[str, People]]:
     """Each client's people and the held-out splits; no picture is read. The splits are disjoint."""
     if config.data.name == "shards":
-        return load_shards(config, plans), load_held_out(config, plans)
-    train, val, test = load_splits(config, len(plans))
+        return load_shards(config, plans), load_held_out(config, plans, splits)
+    train, held_out = load_splits(config, len(plans), splits)
     parts = partition(
         train,
         len(plans),
@@ -76,7 +86,7 @@ def load_data(config: Config, plans: Sequence[ClientPlan]) -> tuple[tuple[Client
             people = people.take(~upsampled)
             _check_left(len(people), plan)
         owned.append(ClientData(people, len(people), share))
-    return tuple(owned), {"val": val, "test": test}
+    return tuple(owned), held_out
 
 
 def load_shards(config: Config, plans: Sequence[ClientPlan]) -> tuple[ClientData, ...]:
@@ -129,39 +139,35 @@ def _check_left(people: int, plan: ClientPlan) -> None:
         )
 
 
-def load_splits(config: Config, clients: int) -> tuple[People, People, People]:
-    """(train, val, test) people of the configured source."""
+def load_splits(config: Config, clients: int, splits: Sequence[Split]) -> tuple[People, dict[str, People]]:
+    """The training people of the configured source, and those of the asked held-out splits."""
     data = config.data
+    held_out: dict[str, People] = {}
     if data.name == "synthetic":
         needed = sum(data.counts) if data.counts else clients * (data.people_per_client or SYNTHETIC_CLIENT)
 
         def drawn(split: str, count: int) -> People:
             return synthetic_people(config.seed, split, np.arange(count), float(data.synthetic_height))
 
-        return (
-            drawn("train", needed),
-            drawn("val", data.val_people or SYNTHETIC_VAL),
-            drawn("test", data.test_people or SYNTHETIC_TEST),
-        )
-    both, test = source_people(config, "train"), source_people(config, "test")
+        counts = {"val": data.val_people or SYNTHETIC_VAL, "test": data.test_people or SYNTHETIC_TEST}
+        return drawn("train", needed), {split: drawn(split, counts[split]) for split in splits}
+    both = source_people(config, "train")
     train_index, val_index = split_by_picture(both, data.val_fraction, config.seed)
     rng = np.random.default_rng([config.seed, 2**31 + 1])
-    return (
-        both.take(train_index),
-        _some(both.take(val_index), data.val_people, rng),
-        _some(test, data.test_people, rng),
-    )
+    held_out["val"] = _some(both.take(val_index), data.val_people, rng)  # always: `test` draws after it
+    if "test" in splits:
+        held_out["test"] = _some(source_people(config, "test"), data.test_people, rng)
+    return both.take(train_index), {split: held_out[split] for split in splits}
 
 
-def load_held_out(config: Config, plans: Sequence[ClientPlan]) -> dict[str, People]:
-    """The `val` and `test` people alone."""
+def load_held_out(config: Config, plans: Sequence[ClientPlan], splits: Sequence[Split]) -> dict[str, People]:
+    """The people of the asked held-out splits alone."""
     if config.data.name == "shards":
         root, index = _open_shards(config)
         wanted = {"val": config.data.val_people, "test": config.data.test_people}
         sizes = final_sizes(config, plans)
-        return {split: read_people(root, index, split, wanted[split], sizes) for split in ("val", "test")}
-    _, val, test = load_splits(config, len(plans))
-    return {"val": val, "test": test}
+        return {split: read_people(root, index, split, wanted[split], sizes) for split in splits}
+    return load_splits(config, len(plans), splits)[1]
 
 
 def source_people(config: Config, split: Literal["train", "test"]) -> People:

@@ -75,7 +75,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(root: Path, **changes: Any) -> tuple[tuple[ClientData, ...], dict[str, People]]:
     config = settings(**{"data__name": "shards", "data__root": root} | changes)
-    return load_data(config, plan_clients(config))
+    return load_data(config, plan_clients(config), ("val", "test"))
 
 
 def copy_of(root: Path, folder: Path) -> Path:
@@ -197,7 +197,7 @@ def test_an_opener_travels_to_another_process(tmp_path: Path) -> None:
 
 def test_held_out_people_keep_every_bit_and_all_that_scoring_needs(prepared: Path) -> None:
     config = settings()
-    original = load_data(config, plan_clients(config))[1]["test"]
+    original = load_data(config, plan_clients(config), ("val", "test"))[1]["test"]
     _, held_out = load(prepared)
     stored = pickle.loads(pickle.dumps(held_out["test"]))
     for name in PEOPLE_ARRAYS:
@@ -213,7 +213,7 @@ def test_a_held_out_picture_is_kept_only_as_far_as_needed(shared_data: Path, tmp
                       data__people_per_client=2)  # fmt: skip
     prepare_shards(config, tmp_path / "shards")
     _, held_out = load(tmp_path / "shards", data__people_per_client=2)
-    plain = load_data(config, plan_clients(config))[1]
+    plain = load_data(config, plan_clients(config), ("val", "test"))[1]
     for stored, original in ((held_out[split], plain[split]) for split in ("val", "test")):
         assert stored.area.tolist() == original.area.tolist()
         for i in range(len(original)):

@@ -6,7 +6,9 @@ Precedence: defaults < --preset (later ones win) < --config file < key=value.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import io
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,9 @@ PRESETS = Path(__file__).parent / "presets"
 REPLACED_WHOLE = ("resolution.tiers", "federation.clients", "data.annotations", "data.images")
 """Mappings that a later source replaces instead of merging into."""
 
+RUN_ONLY = ("tracking.", "resources.dashboard", "federation.checkpoint_every")
+"""Keys that no result depends on."""
+
 Tree = TypeVar("Tree", bound=BaseModel)
 
 
@@ -32,7 +37,7 @@ def preset_names() -> list[str]:
 def preset_path(name: str) -> Path:
     path = PRESETS / f"{name}.yaml"
     if not path.is_file():
-        raise InputError(f"unknown preset '{name}'{_nearest(name, preset_names())}")
+        raise InputError(f"unknown preset '{name}'{nearest(name, preset_names())}")
     return path
 
 
@@ -131,6 +136,12 @@ def flatten(config: BaseModel) -> dict[str, Any]:
     return _flatten(config.model_dump(mode="json"))
 
 
+def config_hash(config: Config) -> str:
+    """16 hex digits that name a federation: of all that its results can depend on, so not of `tracking`."""
+    values = {key: value for key, value in flatten(config).items() if not key.startswith(RUN_ONLY)}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -149,17 +160,20 @@ def _section_of(annotation: Any) -> type[Section] | None:
     return None
 
 
-def _check_keys(tree: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> None:
+def _check_keys(
+    tree: type[BaseModel], values: Mapping[str, Any], prefix: str = "", root: type[BaseModel] | None = None
+) -> None:
+    root = root or tree
     for key, value in values.items():
         here = f"{prefix}{key}"
         field = tree.model_fields.get(str(key))
         if field is None:
-            raise InputError(f"unknown key '{here}'{_nearest(here, [name for name, _ in walk(Config)])}")
+            raise InputError(f"unknown key '{here}'{nearest(here, [name for name, _ in walk(root)])}")
         section = _section_of(field.annotation)
         if section is None:
             continue
         if isinstance(value, Mapping):
-            _check_keys(section, value, f"{here}.")
+            _check_keys(section, value, f"{here}.", root)
         elif isinstance(field.default, Section):
             raise InputError(f"'{here}' is a section, not a value; set one of its keys, such as "
                              f"{here}.{next(iter(section.model_fields))}")  # fmt: skip
@@ -186,7 +200,7 @@ def _plain(error: Any) -> str:
     return message[0].lower() + message[1:]
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)})"
 

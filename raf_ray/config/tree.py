@@ -204,7 +204,9 @@ class EvaluationConfig(Section):
     resolutions: list[str] = ["160x120", "128x96", "112x84", "96x72", "80x60", "64x48", "48x36"]
     """Sizes of the drift curve; the trained tiers are always added."""
     every: Positive = 4
-    """Rounds between scorings on `val` at the trained tiers (and the last round)."""
+    """Rounds between scorings on `val` (and the last round)."""
+    round_sizes: Literal["tiers", "all"] = "tiers"
+    """Sizes of those scorings: the trained tiers, or all of `resolutions` too."""
     metric: Literal["pckh_0.5", "pckh_neck_0.5", "pck_torso_0.2", "oks_ap"] = "pck_torso_0.2"
     """PCKh by head box, by neck to head top; PCK by torso; COCO's OKS AP."""
     val_metric: Literal["pckh_0.5", "pckh_neck_0.5", "pck_torso_0.2", "oks_ap"] | None = None

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import get_current_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raf_ray.errors import RunError
 from raf_ray.federation.client import Client, Update
@@ -124,13 +126,13 @@ class RayPool:
     def __init__(self, members: Sequence[Member], make_score: MakeScore, shares: ActorShares) -> None:
         self._members = {member.name: member for member in members}
         self._evaluator = EvaluatorActor.options(
-            num_cpus=shares.evaluator_cpus, num_gpus=shares.evaluator_gpus or None
+            num_cpus=shares.evaluator_cpus, num_gpus=shares.evaluator_gpus or None, **_bundle(1)
         ).remote(make_score)
         self._clients = {
-            member.name: ClientActor.options(num_cpus=shares.client_cpus, num_gpus=shares.client_gpus or None).remote(
-                member.name, member.make
-            )
-            for member in members
+            member.name: ClientActor.options(
+                num_cpus=shares.client_cpus, num_gpus=shares.client_gpus or None, **_bundle(2 + number)
+            ).remote(member.name, member.make)
+            for number, member in enumerate(members)
         }
         longest = max(member.cost for member in members)
         building = {
@@ -209,6 +211,18 @@ class RayPool:
         if round_index < 0:
             return RunError(f"client {name} (tier {tier}) could not start: {_cause(error)}")
         return ClientError(name, tier, round_index, _cause(error), details=str(error))
+
+
+def _bundle(index: int) -> dict[str, Any]:
+    """Options that place an actor in a bundle of this process's placement group, where it lives in one.
+
+    A trial of a search has one: the driver's bundle, the evaluator's, one for each client. Without the index an
+    actor could take a larger actor's bundle, and that one would wait for ever.
+    """
+    group = get_current_placement_group()
+    if group is None:
+        return {}
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)}
 
 
 def _cause(error: Exception) -> str:

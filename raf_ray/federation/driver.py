@@ -48,7 +48,9 @@ class Schedule:
     checkpoint_every: int
     score_every: int
     trained_sizes: tuple[str, ...]
-    """Sizes of the clients' tiers, scored on `val` during training."""
+    """Sizes of the clients' tiers."""
+    round_sizes: tuple[str, ...]
+    """Sizes that rounds are scored at on `val`."""
     final_split: str
     final_sizes: tuple[str, ...]
     """Sizes of the drift curve."""
@@ -86,6 +88,10 @@ class Federation:
 
     def run(self) -> Iterator[Event]:
         """Train and yield what happens. Ends with Finished or Failed; the folder says which."""
+        with self.folder.locked():
+            yield from self._run()
+
+    def _run(self) -> Iterator[Event]:
         handler = logging.FileHandler(self.folder / "run.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("raf_ray")
@@ -140,7 +146,7 @@ class Federation:
             self.folder.cut_rows_after(name, last)
         state = pool.publish(buffer)
         if first and self._is_scored(first) and not self._score_rows(first):
-            self._pending = (first, pool.submit_score(state, "val", plan.trained_sizes, ()))
+            self._pending = (first, pool.submit_score(state, "val", plan.round_sizes, ()))
 
         for index in range(first, plan.rounds):
             self._check_stopped()
@@ -173,7 +179,7 @@ class Federation:
             if save:
                 self.folder.save_checkpoint(Checkpoint(done, buffer, pool.local_states(), self._totals, self._costs))
             if due:
-                self._pending = (done, pool.submit_score(state, "val", plan.trained_sizes, ()))
+                self._pending = (done, pool.submit_score(state, "val", plan.round_sizes, ()))
         yield from self._collect(pool, wait=True)
         yield from self._finish(pool, state, buffer)
 
@@ -209,7 +215,10 @@ class Federation:
         return after
 
     def _is_scored(self, done: int) -> bool:
-        return done % self.schedule.score_every == 0 or done == self.schedule.rounds
+        plan = self.schedule
+        if done == plan.rounds:  # the final scores say it, where they are of the same people and sizes
+            return plan.final_split != "val" or not set(plan.round_sizes) <= set(plan.final_sizes)
+        return done % plan.score_every == 0
 
     def _collect(self, pool: Pool, wait: bool) -> Iterator[Event]:
         """The pending evaluation, if it is ready (or `wait`)."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +85,26 @@ class RunFolder:
             write_text(self / "config.yaml", config_yaml)
         except OSError as error:
             raise InputError(f"cannot write to output folder {self.path}: {error.strerror}") from error
+
+    @contextmanager
+    def locked(self, seconds: float = 30.0) -> Iterator[None]:
+        """Hold the folder against other processes; wait for one that is about to end, such as a killed run's driver.
+
+        Raises InputError where another process still holds it after `seconds`.
+        """
+        with open(self / "config.yaml", "rb") as file:
+            deadline = time.monotonic() + seconds
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise InputError(
+                            f"another process still writes to {self.path}; wait for it or end it"
+                        ) from None
+                    time.sleep(0.1)
+            yield
 
     def append_rows(self, name: str, header: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows to a CSV file, flushed to disk; the first call writes the header."""

@@ -1,0 +1,132 @@
+"""The ledger of a search, trials.json: every federation by number and config hash, and how it stands.
+
+Tune's own snapshot is up to ten seconds old after a kill and knows trials by ids that a new process may give to
+another config. A resumed search goes by this file and by the run folders instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from raf_ray.errors import InputError
+from raf_ray.federation.run_folder import RunFolder
+from raf_ray.files import write_json
+from raf_ray.search.space import Params
+
+FILE = "trials.json"
+Status = Literal["pending", "running", "finished", "stopped", "failed", "superseded"]
+
+
+@dataclass
+class Entry:
+    """One trial."""
+
+    number: int
+    hash: str
+    """Of its resolved config."""
+    params: Params
+    status: Status = "pending"
+    round: int = 0
+    """Of the last report."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The last report."""
+    note: str = ""
+    """Why it failed, who stopped it, what it repeats."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:04d}-{self.hash[:8]}"
+
+    @property
+    def folder(self) -> str:
+        """Its run folder, below the search's."""
+        return f"tune/{self.name}/federation"
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in ("finished", "stopped", "superseded")
+
+
+@dataclass
+class Ledger:
+    """All trials of a search, in order; kept on disk by whoever runs the search."""
+
+    output: Path
+    metrics: Sequence[str]
+    modes: Sequence[str]
+    entries: list[Entry] = field(default_factory=list)
+
+    def add(self, config_hash: str, params: Params) -> Entry:
+        """A new trial; superseded where an earlier one has the same config."""
+        entry = Entry(len(self.entries), config_hash, params)
+        earlier = next((e for e in self.entries if e.hash == config_hash), None)
+        if earlier is not None:
+            entry.status, entry.note = "superseded", f"the same config as trial {earlier.number}"
+        self.entries.append(entry)
+        self.save()
+        return entry
+
+    def save(self) -> None:
+        trials = [{**asdict(e), "folder": e.folder} for e in self.entries]
+        write_json(
+            self.output / FILE, {"metric": list(self.metrics), "mode": list(self.modes), "trials": _no_nan(trials)}
+        )
+
+    def folder_of(self, entry: Entry) -> RunFolder:
+        return RunFolder(self.output / entry.folder)
+
+    @property
+    def shown(self) -> list[Entry]:
+        """The trials that anybody sees."""
+        return [e for e in self.entries if e.status != "superseded"]
+
+    def finished(self) -> list[Entry]:
+        return [e for e in self.entries if e.status == "finished"]
+
+    def best(self) -> Entry | None:
+        """The finished trial that leads by the first metric (of several: among the Pareto front, so overall too)."""
+        ranked = self.ranked(self.finished())
+        return ranked[0] if ranked else None
+
+    def ranked(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Best first, by the first metric; the lower number where equal."""
+        sign = -1 if self.modes[0] == "max" else 1
+        scored = [e for e in entries if self.metrics[0] in e.metrics]
+        return sorted(scored, key=lambda e: (sign * e.metrics[self.metrics[0]], e.number))
+
+    def front(self) -> list[Entry]:
+        """The finished trials that no other beats in one metric without losing in another."""
+        signs = [1 if mode == "max" else -1 for mode in self.modes]
+
+        def values(entry: Entry) -> list[float]:
+            return [sign * entry.metrics[name] for name, sign in zip(self.metrics, signs, strict=True)]
+
+        def beats(a: Entry, b: Entry) -> bool:
+            pairs = list(zip(values(a), values(b), strict=True))
+            return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+
+        finished = self.finished()
+        return [e for e in self.ranked(finished) if not any(beats(other, e) for other in finished)]
+
+
+def load_ledger(output: Path) -> Ledger:
+    """Read trials.json back. Raises InputError where it is missing or damaged."""
+    path = output / FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        entries = [Entry(**{k: v for k, v in trial.items() if k != "folder"}) for trial in values["trials"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); it is no search's, or damaged"
+        ) from error
+    return Ledger(output, values["metric"], values["mode"], entries)
+
+
+def _no_nan(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for trial in trials:
+        trial["metrics"] = {key: value for key, value in trial["metrics"].items() if value == value}
+    return trials

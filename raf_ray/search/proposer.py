@@ -1,0 +1,126 @@
+"""Who proposes trials and who stops them: Tune's searcher and scheduler, by the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from raf_ray.config.loading import config_hash
+from raf_ray.search.ledger import Entry, Ledger
+from raf_ray.search.space import Params, relabel, unlabel
+from raf_ray.search.spec import Search
+
+
+class Proposer(Searcher):  # type: ignore[misc]
+    """The planned trials in order, or Optuna's; each is in the ledger before Tune hears of it.
+
+    After a resume the ledger's trials are proposed again, in order and with the same values. Those that have
+    ended only tell their history, so that Optuna learns what it knew.
+    """
+
+    def __init__(self, search: Search, ledger: Ledger) -> None:
+        super().__init__()
+        self._search = search
+        self._ledger = ledger
+        self._proposed = 0
+        self._optuna = _optuna(search, [e.params for e in ledger.entries]) if search.planned is None else None
+        self._entries: dict[str, Entry] = {}
+
+    def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        params = self._next(trial_id)
+        if params is None:
+            return Searcher.FINISHED
+        entry = self._register(params)
+        self._entries[trial_id] = entry
+        told = {"trial": entry.number, **relabel(self._search.space, params)}
+        if entry.status == "superseded":
+            told["folder"] = next(e.folder for e in self._ledger.entries if e.hash == entry.hash)
+        return told
+
+    def entry_of(self, trial_id: str) -> Entry:
+        return self._entries[trial_id]
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if self._optuna is not None:
+            self._optuna.on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if self._optuna is not None:
+            self._optuna.on_trial_complete(trial_id, result, error)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is what a resume goes by."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search is resumed from its ledger")
+
+    def _next(self, trial_id: str) -> Params | None:
+        if self._proposed >= self._search.num_trials:
+            return None
+        if self._optuna is None:
+            assert self._search.planned is not None
+            return self._search.planned[self._proposed]
+        told = self._optuna.suggest(trial_id)
+        return None if told is None else unlabel(self._search.space, told)
+
+    def _register(self, params: Params) -> Entry:
+        position, self._proposed = self._proposed, self._proposed + 1
+        key = config_hash(self._search.trial_config(params))
+        while position < len(self._ledger.entries):
+            known = self._ledger.entries[position]
+            if known.hash == key:
+                return known
+            known.status, known.note = "superseded", "drawn with other values after a resume"
+            position = len(self._ledger.entries)
+        return self._ledger.add(key, params)
+
+
+def _optuna(search: Search, known: Sequence[Params]) -> Any:
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Another stream after a resume: the same one would draw the first trials' values again.
+    sampler = optuna.samplers.TPESampler(seed=(search.config.seed + 7919 * len(known)) % 2**31)
+    several = len(search.metrics) > 1
+    return OptunaSearch(
+        space=OptunaSearch.convert_search_space(
+            {key: domain.to_tune(labelled=True) for key, domain in search.space.items()}
+        ),
+        metric=search.metrics if several else search.metrics[0],
+        mode=search.modes if several else search.modes[0],
+        points_to_evaluate=[relabel(search.space, params) for params in known] or None,
+        sampler=sampler,
+    )
+
+
+class ReplayingAsha(ASHAScheduler):  # type: ignore[misc]
+    """ASHA that learns from a told history without stopping a trial in it: that was decided before."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if result.get("replayed") else decision
+
+
+def scheduler_of(search: Search, rounds: int) -> TrialScheduler:
+    """Tune's scheduler; `rounds` is the longest trial's."""
+    if search.config.scheduler == "none":
+        return FIFOScheduler()
+    asha = search.config.asha
+    return ReplayingAsha(
+        time_attr="round",
+        metric=search.metrics[0],
+        mode=search.modes[0],
+        grace_period=asha.grace_period,
+        reduction_factor=asha.reduction_factor,
+        max_t=rounds + 1,  # never reached: a whole federation ends by itself, after its results are written
+    )

@@ -1,0 +1,72 @@
+"""Tune's callback that keeps the ledger and the display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.tune import Callback
+
+from raf_ray.search.ledger import Entry, Ledger, Status
+from raf_ray.search.proposer import Proposer
+from raf_ray.search.spec import METRICS, Search
+from raf_ray.tracking.search_progress import SearchDisplay, TrialLine
+
+
+class Recorder(Callback):  # type: ignore[misc]
+    """Writes what becomes of each trial into the ledger at once, and shows it."""
+
+    def __init__(self, search: Search, proposer: Proposer, ledger: Ledger, display: SearchDisplay) -> None:
+        self._search, self._proposer, self._ledger, self._display = search, proposer, ledger, display
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks for a restore, which goes by the ledger here
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._set(trial, "running")
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        entry = self._proposer.entry_of(trial.trial_id)
+        if entry.status == "superseded":
+            return
+        entry.round, entry.metrics = int(result["round"]), _reported(result)
+        self._ledger.save()
+        if not result.get("replayed"):
+            self._display.told(line_of(self._search, entry))
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        entry = self._proposer.entry_of(trial.trial_id)
+        if entry.status == "superseded":
+            return
+        folder = self._ledger.folder_of(entry)
+        folder.mark_ended("stopped", f"stopped after round {entry.round}: others did better, or time was up")
+        done = (folder.results() or {}).get("status") == "completed"
+        self._set(trial, "finished" if done else "stopped")
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        results = self._ledger.folder_of(self._proposer.entry_of(trial.trial_id)).results() or {}
+        self._set(trial, "failed", str(results.get("error") or _last_line(trial)))
+
+    def _set(self, trial: Any, status: Status, note: str = "") -> None:
+        entry = self._proposer.entry_of(trial.trial_id)
+        if entry.status == "superseded" or (entry.status, entry.note) == (status, note):
+            return
+        entry.status, entry.note = status, note
+        self._ledger.save()
+        self._display.told(line_of(self._search, entry))
+
+
+def line_of(search: Search, entry: Entry) -> TrialLine:
+    """A trial as the display shows it."""
+    rounds = search.trial_config(entry.params).federation.rounds
+    values = {name: entry.metrics[name] for name in search.metrics if name in entry.metrics}
+    return TrialLine(entry.number, entry.status, entry.round, rounds, values, entry.params, entry.note)
+
+
+def _reported(result: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in result.items() if key in METRICS or key.startswith("score/")}
+
+
+def _last_line(trial: Any) -> str:
+    lines = [line.strip() for line in str(trial.get_pickled_error() or "").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "its process died"

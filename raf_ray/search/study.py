@@ -1,0 +1,328 @@
+"""A whole search: check, connect, run trials under Tune, score the winner on `test`, leave the answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from raf_ray import assembly
+from raf_ray.config import Config, write_yaml
+from raf_ray.config.loading import differences, read_yaml, validate
+from raf_ray.errors import InputError, RunError
+from raf_ray.experiment import Watcher
+from raf_ray.federation import cluster
+from raf_ray.files import write_json, write_text
+from raf_ray.plans import final_sizes, plan_clients
+from raf_ray.resolution import check_divides
+from raf_ray.saved import load_run, scorer_of_run
+from raf_ray.search.ledger import FILE, Entry, Ledger, load_ledger
+from raf_ray.search.placement import Placement, plan_placement
+from raf_ray.search.space import draw
+from raf_ray.search.spec import FREE_TO_CHANGE, Search, SearchConfig, check_search
+from raf_ray.tracking.search_progress import SearchDisplay, TrialLine
+
+SPEC = "search.yaml"
+TUNE = "tune"
+"""Tune's experiment folder, below the search's: a folder a trial, each with its federation's run folder."""
+
+TUNE_STATE = ("experiment_state*", "basic-variant-state*", "search_gen_state*", "searcher-state*", "tuner.pkl",
+              "trainable.pkl", "*/result.json", "*/progress.csv", "*/params.*", "*/error.*")  # fmt: skip
+"""What Tune wrote in an earlier sitting; it writes it anew from the told histories."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search leaves: `values` is results.json."""
+
+    folder: Path
+    ledger: Ledger
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A search that was checked against data and output, not yet against a cluster."""
+
+    search: Search
+    output: Path
+    ledger: Ledger
+
+
+def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: bool) -> Request:
+    """Check all that needs no cluster. Raises InputError; nothing is written."""
+    ledger = _check_output(search, output, resume, overwrite)
+    params = search.planned or tuple(draw(search.space, 1, search.config.seed))
+    prepared = assembly.prepare(search.final_config(params[0]))
+    model = assembly.new_model(prepared.config.model, len(prepared.skeleton))
+    divisor = int(getattr(model, "size_divisor", 4))
+    for one in params:
+        config = search.trial_config(one)
+        plans = plan_clients(config)
+        for size in (*(size for plan in plans for size in plan.levels), *final_sizes(config, plans)):
+            check_divides(size, divisor, "param_space")
+    return Request(search, output, ledger)
+
+
+def run_search(
+    request: Request,
+    *,
+    address: str | None,
+    display: Callable[[Callable[[], list[TrialLine]]], SearchDisplay],
+    say: Callable[[str], None],
+    watchers: Callable[[Config, Entry], Sequence[Watcher]],
+) -> Answer:
+    """Run the trials that have not ended, then score the winner on `test`, once.
+
+    Raises:
+        InputError: the trials do not fit the cluster; nothing was written.
+        RunError: no trial finished.
+    """
+    search, output, ledger = request.search, request.output, request.ledger
+    begin = time.monotonic()
+    joined = cluster.connect(address, search.base_config().resources.dashboard)
+    try:
+        say(joined.description)
+        placement = _placement(search)
+        _make_folder(request)
+        lines = partial(_lines, search, ledger)
+        _run_trials(request, placement, display(lines), watchers)
+    finally:
+        cluster.disconnect()
+    best = ledger.best()
+    if best is None:
+        failed = next((e.note for e in ledger.entries if e.status == "failed"), "all were stopped; give them more time")
+        raise RunError(f"no trial of {output} finished: {failed}")
+    test = _score_winner(search, output, ledger, best)
+    write_text(output / "best.yaml", write_yaml(search.final_config(best.params)))
+    values = {
+        "status": "completed",
+        "name": search.name,
+        "metric": search.metrics,
+        "mode": search.modes,
+        "best": {"number": best.number, "params": best.params, "val": best.metrics, "test": test},
+        "front": [entry.number for entry in ledger.front()],
+        "trials": {status: sum(e.status == status for e in ledger.entries) for status in
+                   ("finished", "stopped", "failed", "superseded")},
+        "seconds": time.monotonic() - begin,
+    }  # fmt: skip
+    write_json(output / "results.json", values)
+    return Answer(output, ledger, values)
+
+
+# --- before the start ---------------------------------------------------------------------------------
+
+
+def _check_output(search: Search, output: Path, resume: bool, overwrite: bool) -> Ledger:
+    empty = Ledger(output, search.metrics, search.modes)
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output {output} is a file; choose a folder")
+    is_search = (output / SPEC).is_file() and (output / FILE).is_file()
+    if resume:
+        if not is_search:
+            raise InputError(f"{output} holds no search to resume (no {SPEC}); leave --resume out to start one")
+        _check_same(search, output)
+        return load_ledger(output)
+    if output.is_dir() and any(output.iterdir()):
+        if not overwrite:
+            raise InputError(
+                f"output folder {output} is not empty; choose another --output, or add --resume to go on with its "
+                "search or --overwrite to replace it"
+            )
+        if not is_search:
+            raise InputError(f"{output} holds no search, so --overwrite leaves it alone; choose another --output")
+    return empty
+
+
+def _check_same(search: Search, output: Path) -> None:
+    """Raise InputError where the folder's search is another, saying what differs."""
+    old, new = read_yaml(output / SPEC), _spec_values(search)
+    if old.get("name") != new["name"]:
+        raise InputError(f"{output} holds the search '{old.get('name')}', not '{new['name']}'; choose its own folder")
+    before = validate(SearchConfig, {k: v for k, v in old.items() if k != "name"})
+    after = validate(SearchConfig, {k: v for k, v in new.items() if k != "name"})
+    changed = {k: v for k, v in differences(before, after).items() if not k.startswith(FREE_TO_CHANGE)}
+    if changed:
+        told = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:3])
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise InputError(f"cannot resume {output} with another search: {told}{more}")
+
+
+def _spec_values(search: Search) -> dict[str, Any]:
+    """The search with its base resolved, so that it means the same when presets change."""
+    return {"name": search.name, **search.config.model_dump(mode="json"), "base": dict(search.values)}
+
+
+def load_spec(output: Path) -> Search:
+    """The search of a folder. Raises InputError where there is none."""
+    values = read_yaml(output / SPEC)
+    name = str(values.pop("name", output.name))
+    return check_search(name, values)
+
+
+def _placement(search: Search) -> Placement:
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    here = f"node:{ray.util.get_node_ip_address()}"
+    params = search.planned or tuple(draw(search.space, 1, search.config.seed))
+    return plan_placement(
+        [search.trial_config(p) for p in params],
+        search.config.resources,
+        min(search.config.max_concurrent_trials or search.num_trials, search.num_trials)
+        if search.config.max_concurrent_trials else None,
+        [node["Resources"] for node in nodes],
+        here,
+    )  # fmt: skip
+
+
+def _make_folder(request: Request) -> None:
+    output = request.output
+    try:
+        if not request.ledger.entries and output.is_dir():
+            shutil.rmtree(output)
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(output / SPEC, _yaml(_spec_values(request.search)))
+        request.ledger.save()
+    except OSError as error:
+        raise InputError(f"cannot write to output folder {output}: {error.strerror}") from error
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    import io
+
+    from ruamel.yaml import YAML
+
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(dict(values), stream)
+    return stream.getvalue()
+
+
+# --- under Tune ---------------------------------------------------------------------------------------
+
+
+def _run_trials(
+    request: Request,
+    placement: Placement,
+    display: SearchDisplay,
+    watchers: Callable[[Config, Entry], Sequence[Watcher]],
+) -> None:
+    search, output, ledger = request.search, request.output.resolve(), request.ledger
+    with _tune_settings():
+        from ray import tune
+        from ray.tune.logger import JsonLoggerCallback
+
+        from raf_ray.search.proposer import Proposer, scheduler_of
+        from raf_ray.search.recorder import Recorder
+        from raf_ray.search.shelf import ShelfActor
+        from raf_ray.search.trial import TrialSetting, run_trial
+
+        for pattern in TUNE_STATE:
+            for path in (output / TUNE).glob(pattern):
+                path.unlink()
+        proposer = Proposer(search, ledger)
+        shelf = ShelfActor.remote()
+        setting = TrialSetting(search, output, uuid.uuid4().hex, shelf, placement.shares, watchers)
+
+        def bundles(told: Mapping[str, Any]) -> Any:
+            from raf_ray.search.space import unlabel
+
+            config = search.trial_config(unlabel(search.space, told))
+            return tune.PlacementGroupFactory(placement.bundles(len(plan_clients(config))), strategy=placement.strategy)
+
+        def trial(told: Mapping[str, Any]) -> None:
+            run_trial(told, setting)
+
+        rounds = max(
+            search.trial_config(p).federation.rounds
+            for p in search.planned or tuple(draw(search.space, 64, search.config.seed))
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(trial, bundles),
+            tune_config=tune.TuneConfig(
+                search_alg=proposer,
+                scheduler=scheduler_of(search, rounds),
+                num_samples=search.num_trials,
+                max_concurrent_trials=search.config.max_concurrent_trials,
+                time_budget_s=search.config.time_budget_s,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: proposer.entry_of(trial.trial_id).name,
+                trial_dirname_creator=lambda trial: proposer.entry_of(trial.trial_id).name,
+            ),
+            run_config=tune.RunConfig(
+                name=TUNE,
+                storage_path=str(output),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=search.config.max_failures),
+                callbacks=[JsonLoggerCallback(), Recorder(search, proposer, ledger, display)],
+            ),
+        )
+        display.begin()
+        try:
+            tuner.fit()
+        finally:
+            display.end()
+            ledger.save()
+
+
+@contextmanager
+def _tune_settings() -> Iterator[None]:
+    """Tune reads these when it starts: its own tables and loggers are not wanted, nor its handler of SIGINT."""
+    wanted = {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _lines(search: Search, ledger: Ledger) -> list[TrialLine]:
+    from raf_ray.search.recorder import line_of
+
+    finished = ledger.ranked(ledger.finished())
+    rest = [e for e in ledger.shown if e not in finished]
+    return [line_of(search, entry) for entry in [*finished, *rest]]
+
+
+# --- the winner ---------------------------------------------------------------------------------------
+
+
+def _score_winner(search: Search, output: Path, ledger: Ledger, best: Entry) -> dict[str, Any]:
+    """The winner's scores on `test`; kept in test.json, so that a resumed search does not score again."""
+    path = output / "test.json"
+    if path.is_file():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known.get("hash") == best.hash:
+            return dict(known)
+    run = load_run(ledger.folder_of(best).path, ["evaluation.split=test"])
+    scorer, sizes = scorer_of_run(run)
+    scores = scorer.score("test", sizes)
+    values = {
+        "hash": best.hash,
+        "trial": best.number,
+        "metric": scores.metric,
+        "people": scores.people,
+        "by_resolution": {size: value if value == value else None for size, value in scores.by_resolution.items()},
+    }
+    write_json(path, values)
+    return values

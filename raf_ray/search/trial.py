@@ -1,0 +1,162 @@
+"""One trial: a whole federation inside a Tune trainable, whose process is the federation's driver."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from raf_ray.assembly import Prepared, prepare
+from raf_ray.config import Config
+from raf_ray.config.loading import config_hash
+from raf_ray.errors import RunError
+from raf_ray.experiment import Watcher, in_process, members_of, run_prepared, scorer_of
+from raf_ray.federation.actors import ActorShares, RayPool
+from raf_ray.federation.driver import Federation
+from raf_ray.federation.messages import Event, RoundFinished, Scored
+from raf_ray.federation.run_folder import RunFolder
+from raf_ray.files import write_json
+from raf_ray.metrics.drift import drift_spread
+from raf_ray.plans import plan_clients, trained_sizes
+from raf_ray.resolution import find_size
+from raf_ray.search.ledger import Entry
+from raf_ray.search.shelf import shared_load, with_shared_pixels
+from raf_ray.search.space import unlabel
+from raf_ray.search.spec import Search
+
+TOLD = "told.json"
+"""In Tune's trial folder: up to which round this sitting's searcher and scheduler know the trial."""
+
+
+@dataclass(frozen=True)
+class TrialSetting:
+    """What all trials of a sitting are given."""
+
+    search: Search
+    output: Path
+    """The search's folder."""
+    sitting: str
+    """Another one after each resume."""
+    shelf: Any
+    """Handle of the actor that keeps what trials share."""
+    shares: ActorShares
+    watchers: Callable[[Config, Entry], Sequence[Watcher]]
+
+
+def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
+    """Tune's trainable. `told` holds the trial's number and its labelled values.
+
+    A federation that has ended tells its history and is done; one with a checkpoint tells it up to there and
+    goes on; another starts.
+    """
+    params = unlabel(setting.search.space, told)
+    config = setting.search.trial_config(params)
+    entry = Entry(int(told["trial"]), config_hash(config), params)
+    folder = RunFolder(setting.output / told.get("folder", entry.folder))
+    reporter = Reporter(config, folder, setting.sitting)
+    begun = (folder / "config.yaml").is_file()
+    if begun:
+        with folder.locked():  # a killed sitting's process may still be about to end
+            results = folder.results() or {}
+        if results.get("status") in ("completed", "stopped"):
+            reporter.tell_history()
+            return
+    if "folder" in told:  # the same config as another trial, which has not ended
+        return
+    prepared = prepare(config, load=partial(shared_load, setting.shelf))
+    if config.federation.engine == "in_process":
+        engine = partial(in_process, prepared)
+    else:
+        engine = partial(in_trial, with_shared_pixels(setting.shelf, prepared), setting.shares)
+    if begun:
+        checkpoint = folder.load_checkpoint()
+        reporter.tell_history(0 if checkpoint is None else checkpoint.round)
+    run_prepared(
+        prepared, folder.path, resume=begun, overwrite=False, address=None, engine=engine,
+        watchers=[*setting.watchers(config, entry), reporter],
+    )  # fmt: skip
+
+
+def in_trial(prepared: Prepared, shares: ActorShares, make: Callable[..., Federation]) -> Generator[Event]:
+    """The engine of a trial: rounds here, clients and evaluator in their bundles of the trial's placement group."""
+    members = members_of(prepared)
+    pool = partial(RayPool, members, scorer_of(prepared, shares.evaluator_gpus > 0), shares)
+    yield from make(members=members, make_pool=pool).run()
+
+
+@dataclass
+class Reporter:
+    """Tells Tune of each scored round."""
+
+    config: Config
+    folder: RunFolder
+    sitting: str
+    _rows: list[Mapping[str, float]] = field(default_factory=list)
+
+    def begin(self, prepared: Prepared, folder: Path) -> None: ...
+
+    def see(self, event: Event) -> None:
+        if isinstance(event, RoundFinished):
+            self._rows.append(event.row)
+        elif isinstance(event, Scored):
+            self._tell(report(self.config, self._rows[: event.round], event.scores.by_resolution))
+
+    def end(self, folder: Path, results: dict[str, Any] | None) -> None: ...
+
+    def tell_history(self, up_to: int | None = None) -> None:
+        """Report the scored rounds of the run folder again (those to round `up_to`), marked as replayed."""
+        for row in self.folder.read_rows("rounds.csv"):
+            if up_to is None or int(row["round"]) <= up_to:
+                self._rows.append({key: float(value) for key, value in row.items() if value})
+        scores: dict[int, dict[str, float]] = {}
+        for row in self.folder.read_rows("scores.csv"):
+            scores.setdefault(int(row["round"]), {})[row["resolution"]] = float(row["value"])
+        for done, by_resolution in scores.items():
+            if up_to is None or done <= up_to:
+                self._tell(report(self.config, self._rows[:done], by_resolution), replayed=True)
+
+    def _tell(self, metrics: dict[str, float], replayed: bool = False) -> None:
+        from ray import tune
+
+        path = self.folder.path.parent / TOLD
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if known.get("sitting") == self.sitting and metrics["round"] <= known["round"]:
+            return  # this trial goes on after a failure: Tune has heard this
+        write_json(path, {"sitting": self.sitting, "round": metrics["round"]})
+        tune.report({**metrics, "replayed": replayed})
+
+
+def report(config: Config, rows: Sequence[Mapping[str, float]], by_resolution: Mapping[str, float]) -> dict[str, float]:
+    """What a trial reports of a scored round: scores on `val`, and what its rounds have cost so far.
+
+    Args:
+        rows: of rounds.csv, up to the scored round.
+        by_resolution: size -> score in [0, 1] on `val`, of all `evaluation.resolutions` and trained tiers.
+
+    Raises:
+        RunError: a size could not be scored.
+    """
+    unknown = [size for size, score in by_resolution.items() if not math.isfinite(score)]
+    if unknown:
+        raise RunError(f"nothing could be scored on val at {unknown[0]}; the search cannot compare this trial")
+    tiers = [by_resolution[str(size)] for size in trained_sizes(plan_clients(config))]
+    names = {
+        str(find_size(n, config.resolution.tiers, "evaluation.resolutions")) for n in config.evaluation.resolutions
+    }
+    asked = {size: score for size, score in by_resolution.items() if size in names}
+    return {
+        "round": int(rows[-1]["round"]),
+        "score_mean": sum(asked.values()) / len(asked),
+        "score_worst": min(asked.values()),
+        "score_tiers": sum(tiers) / len(tiers),
+        "drift_spread": drift_spread({str(i): score for i, score in enumerate(tiers)}),
+        **{f"score/{size}": score for size, score in asked.items()},
+        "loss": float(rows[-1]["loss"]),
+        "forward_pixels": sum(row["forward_pixels"] for row in rows),
+        "mb_sent": sum(row["mb_up"] + row["mb_down"] for row in rows),
+        "seconds": sum(row["seconds"] for row in rows),
+    }

@@ -1,0 +1,71 @@
+"""``python -m raf_ray.tune``: search config values over whole federations, and show what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from raf_ray.cli import run_command
+
+EXAMPLES = """examples:
+  python -m raf_ray.tune tune_configs/kd_weights_cpu.yaml                         minutes on two cores
+  python -m raf_ray.tune tune_configs/kd_weights_cpu.yaml --resume                go on after whatever ended it
+  python -m raf_ray.tune tune_configs/joint.yaml num_samples=64 base.federation.rounds=20
+  python -m raf_ray.run --config runs/kd_weights_cpu/best.yaml                    train the best config anew
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m raf_ray.tune",
+        description="Search over whole federations with Ray Tune: one trial is one federation with all its clients. "
+        "Trials are compared on val; the best alone is scored on test, once.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", help="search file, such as those in tune_configs/")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="a key of the search file and its value (YAML)"
+    )
+    parser.add_argument("--output", metavar="DIR", help="folder of the search (default: runs/NAME of the file)")
+    parser.add_argument("--resume", action="store_true", help="go on with the search in its folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace the search in its folder")
+    parser.add_argument("--address", help="Ray cluster: HOST:PORT, auto, or local for a private one")
+    return parser
+
+
+def main(words: Sequence[str]) -> None:
+    arguments = parser().parse_intermixed_args(words)
+    from raf_ray.errors import InputError
+
+    if arguments.resume and arguments.overwrite:
+        raise InputError("--resume and --overwrite exclude each other")
+
+    from raf_ray.search.spec import load_search
+
+    file = Path(arguments.file)
+    search = load_search(file, arguments.overrides)
+    output = Path(arguments.output) if arguments.output else Path("runs") / search.name
+
+    from rich.console import Console
+
+    from raf_ray.search.study import prepare_search, run_search
+    from raf_ray.tracking.search_progress import SearchDisplay
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    request = prepare_search(search, output, resume=arguments.resume, overwrite=arguments.overwrite)
+    answer = run_search(
+        request,
+        address=arguments.address,
+        display=partial(SearchDisplay, console, search.num_trials, search.metrics),
+        say=lambda line: console.print(line, style="dim", highlight=False, soft_wrap=True),
+        watchers=lambda config, entry: [],
+    )
+    console.print(answer.values)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
