@@ -52,10 +52,11 @@ def main(words: Sequence[str]) -> None:
 
     from rich.console import Console
 
+    from raf_ray.report.search import trials_table
+    from raf_ray.search.display import SearchDisplay
     from raf_ray.search.study import prepare_search, run_search
-    from raf_ray.tracking.search_progress import SearchDisplay
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
     request = prepare_search(search, output, resume=arguments.resume, overwrite=arguments.overwrite)
     answer = run_search(
         request,
@@ -64,7 +65,15 @@ def main(words: Sequence[str]) -> None:
         say=lambda line: console.print(line, style="dim", highlight=False, soft_wrap=True),
         watchers=lambda config, entry: [],
     )
-    console.print(answer.values)
+    best = answer.values["best"]
+    console.print()
+    console.print(trials_table(answer.rows, search.metrics))
+    scored = [f"{size} {100 * value:.1f}" for size, value in best["test"]["by_resolution"].items() if value is not None]
+    console.print(f"Trial {best['trial']} on test (%): {'  '.join(scored)}", highlight=False, soft_wrap=True)
+    if len(search.metrics) > 1:
+        front = ", ".join(map(str, answer.values["front"]))
+        console.print(f"Pareto front: trials {front} (pareto.png)", highlight=False, soft_wrap=True)
+    console.print(f"Results: {output} (report.html, best.yaml, trials.csv)", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

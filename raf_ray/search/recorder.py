@@ -7,10 +7,11 @@ from typing import Any
 
 from ray.tune import Callback
 
+from raf_ray.report.search import TrialRow
+from raf_ray.search.display import SearchDisplay
 from raf_ray.search.ledger import Entry, Ledger, Status
 from raf_ray.search.proposer import Proposer
 from raf_ray.search.spec import METRICS, Search
-from raf_ray.tracking.search_progress import SearchDisplay, TrialLine
 
 
 class Recorder(Callback):  # type: ignore[misc]
@@ -32,7 +33,7 @@ class Recorder(Callback):  # type: ignore[misc]
         entry.round, entry.metrics = int(result["round"]), _reported(result)
         self._ledger.save()
         if not result.get("replayed"):
-            self._display.told(line_of(self._search, entry))
+            self._display.see(row_of(self._search, entry))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         entry = self._proposer.entry_of(trial.trial_id)
@@ -53,14 +54,13 @@ class Recorder(Callback):  # type: ignore[misc]
             return
         entry.status, entry.note = status, note
         self._ledger.save()
-        self._display.told(line_of(self._search, entry))
+        self._display.see(row_of(self._search, entry))
 
 
-def line_of(search: Search, entry: Entry) -> TrialLine:
+def row_of(search: Search, entry: Entry) -> TrialRow:
     """A trial as the display shows it."""
     rounds = search.trial_config(entry.params).federation.rounds
-    values = {name: entry.metrics[name] for name in search.metrics if name in entry.metrics}
-    return TrialLine(entry.number, entry.status, entry.round, rounds, values, entry.params, entry.note)
+    return TrialRow(entry.number, entry.status, entry.round, rounds, entry.metrics, entry.params, entry.note)
 
 
 def _reported(result: Mapping[str, Any]) -> dict[str, float]:

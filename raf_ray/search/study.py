@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raf_ray import assembly
-from raf_ray.config import Config, write_yaml
+from raf_ray.config import Config
 from raf_ray.config.loading import differences, read_yaml, validate
 from raf_ray.errors import InputError, RunError
 from raf_ray.experiment import Watcher
 from raf_ray.federation import cluster
-from raf_ray.files import write_json, write_text
+from raf_ray.files import write_text
 from raf_ray.plans import final_sizes, plan_clients
+from raf_ray.report.search import TrialRow
 from raf_ray.resolution import check_divides
-from raf_ray.saved import load_run, scorer_of_run
+from raf_ray.search.answer import score_winner, write_answer
+from raf_ray.search.display import SearchDisplay
 from raf_ray.search.ledger import FILE, Entry, Ledger, load_ledger
 from raf_ray.search.placement import Placement, plan_placement
 from raf_ray.search.space import draw
 from raf_ray.search.spec import FREE_TO_CHANGE, Search, SearchConfig, check_search
-from raf_ray.tracking.search_progress import SearchDisplay, TrialLine
 
 SPEC = "search.yaml"
 TUNE = "tune"
@@ -45,6 +46,7 @@ class Answer:
 
     folder: Path
     ledger: Ledger
+    rows: list[TrialRow]
     values: dict[str, Any]
 
 
@@ -76,7 +78,7 @@ def run_search(
     request: Request,
     *,
     address: str | None,
-    display: Callable[[Callable[[], list[TrialLine]]], SearchDisplay],
+    display: Callable[[Callable[[], list[TrialRow]]], SearchDisplay],
     say: Callable[[str], None],
     watchers: Callable[[Config, Entry], Sequence[Watcher]],
 ) -> Answer:
@@ -87,35 +89,22 @@ def run_search(
         RunError: no trial finished.
     """
     search, output, ledger = request.search, request.output, request.ledger
-    begin = time.monotonic()
+    begin, rows = time.monotonic(), partial(_rows, search, ledger)
     joined = cluster.connect(address, search.base_config().resources.dashboard)
     try:
         say(joined.description)
         placement = _placement(search)
         _make_folder(request)
-        lines = partial(_lines, search, ledger)
-        _run_trials(request, placement, display(lines), watchers)
+        _run_trials(request, placement, display(rows), watchers)
     finally:
         cluster.disconnect()
     best = ledger.best()
     if best is None:
         failed = next((e.note for e in ledger.entries if e.status == "failed"), "all were stopped; give them more time")
         raise RunError(f"no trial of {output} finished: {failed}")
-    test = _score_winner(search, output, ledger, best)
-    write_text(output / "best.yaml", write_yaml(search.final_config(best.params)))
-    values = {
-        "status": "completed",
-        "name": search.name,
-        "metric": search.metrics,
-        "mode": search.modes,
-        "best": {"number": best.number, "params": best.params, "val": best.metrics, "test": test},
-        "front": [entry.number for entry in ledger.front()],
-        "trials": {status: sum(e.status == status for e in ledger.entries) for status in
-                   ("finished", "stopped", "failed", "superseded")},
-        "seconds": time.monotonic() - begin,
-    }  # fmt: skip
-    write_json(output / "results.json", values)
-    return Answer(output, ledger, values)
+    test = score_winner(output, ledger, best)
+    values = write_answer(search, ledger, rows(), test, time.monotonic() - begin)
+    return Answer(output, ledger, rows(), values)
 
 
 # --- before the start ---------------------------------------------------------------------------------
@@ -197,8 +186,6 @@ def _make_folder(request: Request) -> None:
 
 
 def _yaml(values: Mapping[str, Any]) -> str:
-    import io
-
     from ruamel.yaml import YAML
 
     stream = io.StringIO()
@@ -269,7 +256,8 @@ def _run_trials(
         )
         display.begin()
         try:
-            tuner.fit()
+            with redirect_stdout(io.StringIO()):  # at every verbosity Tune prints something; the display shows it all
+                tuner.fit()
         finally:
             display.end()
             ledger.save()
@@ -281,7 +269,6 @@ def _tune_settings() -> Iterator[None]:
     wanted = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     }
     before = {name: os.environ.get(name) for name in wanted}
@@ -296,33 +283,9 @@ def _tune_settings() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _lines(search: Search, ledger: Ledger) -> list[TrialLine]:
-    from raf_ray.search.recorder import line_of
+def _rows(search: Search, ledger: Ledger) -> list[TrialRow]:
+    from raf_ray.search.recorder import row_of
 
     finished = ledger.ranked(ledger.finished())
     rest = [e for e in ledger.shown if e not in finished]
-    return [line_of(search, entry) for entry in [*finished, *rest]]
-
-
-# --- the winner ---------------------------------------------------------------------------------------
-
-
-def _score_winner(search: Search, output: Path, ledger: Ledger, best: Entry) -> dict[str, Any]:
-    """The winner's scores on `test`; kept in test.json, so that a resumed search does not score again."""
-    path = output / "test.json"
-    if path.is_file():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if known.get("hash") == best.hash:
-            return dict(known)
-    run = load_run(ledger.folder_of(best).path, ["evaluation.split=test"])
-    scorer, sizes = scorer_of_run(run)
-    scores = scorer.score("test", sizes)
-    values = {
-        "hash": best.hash,
-        "trial": best.number,
-        "metric": scores.metric,
-        "people": scores.people,
-        "by_resolution": {size: value if value == value else None for size, value in scores.by_resolution.items()},
-    }
-    write_json(path, values)
-    return values
+    return [row_of(search, entry) for entry in [*finished, *rest]]

@@ -1,0 +1,68 @@
+"""A search whose process is killed goes on: nothing that finished is lost or trained twice."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.searching import finish, kill, scores, search_file, start, trained, trials, wait_for
+
+ROUNDS = [1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The same search without a kill."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(start(str(search_file(folder)), "--output", str(folder / "out")))
+    return folder / "out"
+
+
+def check_whole(output, undisturbed):
+    """All of the search is there, with the bits of the undisturbed one, and each round was trained once or,
+    where a kill fell between a round and its checkpoint, begun twice."""
+    assert [t["status"] for t in trials(output)] == ["finished"] * 4
+    assert scores(output) == scores(undisturbed)
+    assert [t["params"] for t in trials(output)] == [t["params"] for t in trials(undisturbed)]
+    assert (output / "best.yaml").read_text() == (undisturbed / "best.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_search_ends_as_if_nothing_had_happened(tmp_path, undisturbed):
+    words = (str(search_file(tmp_path)), "--output", str(tmp_path / "out"))
+    process = start(*words)
+    output = tmp_path / "out"
+
+    def one_finished_another_in_the_middle():
+        found = trials(output)
+        return any(t["status"] == "finished" for t in found) and any(
+            t["status"] == "running" and t["round"] >= 1 for t in found
+        )
+
+    wait_for(one_finished_another_in_the_middle, process)
+    kill(process)
+    finished = [t for t in trials(output) if t["status"] == "finished"]
+    finish(start(*words, "--resume"))
+    check_whole(output, undisturbed)
+    for trial in finished:
+        assert trained(output, trial) == ROUNDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(5))
+def test_kills_at_random_moments_cost_nothing_that_was_finished(tmp_path, undisturbed, moment):
+    rng = random.Random(moment)
+    words = (str(search_file(tmp_path)), "--output", str(tmp_path / "out"))
+    output = tmp_path / "out"
+    process = start(*words)
+    until = rng.randint(0, 11)  # reports that all trials have made: 12 in a whole search
+    wait_for(lambda: sum(t["round"] for t in trials(output)) >= until and trials(output), process)
+    kill(process)
+    before = {t["hash"]: trained(output, t) for t in trials(output) if t["status"] == "finished"}
+    finish(start(*words, "--resume"))
+    check_whole(output, undisturbed)
+    for trial in trials(output):
+        again = trained(output, trial)
+        assert again == before.get(trial["hash"], again)
+        assert sorted(set(again)) == ROUNDS and len(again) <= len(ROUNDS) + 1
