@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.search import shelf, tune
 from raf_ray.data.augment import Augmentation, apply, compose, draw_affines
 from raf_ray.data.batches import Batch, render_pyramid
 from raf_ray.data.shard import cut_shard
@@ -138,7 +139,13 @@ def transport() -> Table:
     return table
 
 
-TABLES: dict[str, Callable[[], Table]] = {"pipeline": pipeline, "sum": exact_sum, "transport": transport}
+TABLES: dict[str, Callable[[], Table]] = {
+    "pipeline": pipeline,
+    "sum": exact_sum,
+    "transport": transport,
+    "tune": tune,
+    "shelf": shelf,
+}
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def write_answer(
         "best": {"trial": best.number, "params": best.params, "val": best.metrics, "test": test},
         "front": [entry.number for entry in ledger.front()],
         "trials": {status: sum(e.status == status for e in ledger.entries) for status in
-                   ("finished", "stopped", "failed", "superseded")},
+                   ("finished", "stopped", "interrupted", "failed", "superseded")},
         "importance": {key: mean for key, (mean, _) in importance(rows, search.metrics[0]).items()},
         "seconds": seconds,
     }  # fmt: skip
@@ -136,7 +136,8 @@ def _trial_parts(search: Search, ledger: Ledger, rows: Sequence[TrialRow]) -> li
         )
     table = [
         [str(row.number), row.status, f"{row.round}/{row.rounds}",
-         *(points(name, row.metrics.get(name)) for name in shown), *(short(value) for value in row.params.values()), row.note]
+         *(points(name, row.metrics.get(name)) for name in shown),
+         *(short(value) for value in row.params.values()), row.note]
         for row in rows
     ]  # fmt: skip
     columns = ["trial", "status", "round", *shown, *(short_key(key, keys) for key in keys), ""]

@@ -18,7 +18,8 @@ from raf_ray.files import write_json
 from raf_ray.search.space import Params
 
 FILE = "trials.json"
-Status = Literal["pending", "running", "finished", "stopped", "failed", "superseded"]
+Status = Literal["pending", "running", "finished", "stopped", "interrupted", "failed", "superseded"]
+"""`stopped` by the scheduler, for good; `interrupted` with the search, to go on after a resume."""
 
 
 @dataclass
@@ -46,10 +47,6 @@ class Entry:
         """Its run folder, below the search's."""
         return f"tune/{self.name}/federation"
 
-    @property
-    def has_ended(self) -> bool:
-        return self.status in ("finished", "stopped", "superseded")
-
 
 @dataclass
 class Ledger:
@@ -76,6 +73,14 @@ class Ledger:
             self.output / FILE, {"metric": list(self.metrics), "mode": list(self.modes), "trials": _no_nan(trials)}
         )
 
+    def interrupt(self) -> None:
+        """The search ends: what still ran can go on after a resume."""
+        for entry in self.entries:
+            if entry.status in ("pending", "running"):
+                entry.status = "interrupted"
+                self.folder_of(entry).mark_ended("interrupted", f"the search ended after round {entry.round}")
+        self.save()
+
     def folder_of(self, entry: Entry) -> RunFolder:
         return RunFolder(self.output / entry.folder)
 
@@ -88,9 +93,9 @@ class Ledger:
         return [e for e in self.entries if e.status == "finished"]
 
     def best(self) -> Entry | None:
-        """The finished trial that leads by the first metric (of several: among the Pareto front, so overall too)."""
-        ranked = self.ranked(self.finished())
-        return ranked[0] if ranked else None
+        """The finished trial that leads by the first metric; of equals the one that no other beats."""
+        front = self.front()
+        return front[0] if front else None
 
     def ranked(self, entries: Sequence[Entry]) -> list[Entry]:
         """Best first, by the first metric; the lower number where equal."""

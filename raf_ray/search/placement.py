@@ -88,10 +88,14 @@ def _cut(share: float) -> float:
 
 
 def _fit(bundles: Sequence[Bundle], nodes: Sequence[Bundle]) -> bool:
-    """First fit, largest first; a GPU share must come from one GPU."""
+    """First fit, those bound to a node first, then the largest; a GPU share must come from one GPU."""
     free = [dict(node) for node in nodes]
     gpus = [[1.0] * int(node.get("GPU", 0)) for node in nodes]
-    for bundle in sorted(bundles, key=lambda b: (-b.get("GPU", 0.0), -b.get("CPU", 0.0))):
+
+    def order(bundle: Bundle) -> tuple[bool, float, float]:
+        return not any(name.startswith("node:") for name in bundle), -bundle.get("GPU", 0.0), -bundle.get("CPU", 0.0)
+
+    for bundle in sorted(bundles, key=order):
         for node, cards in zip(free, gpus, strict=True):
             plain = {name: amount for name, amount in bundle.items() if name != "GPU"}
             if any(node.get(name, 0.0) < amount - 1e-9 for name, amount in plain.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ class Recorder(Callback):  # type: ignore[misc]
 
     def __init__(self, search: Search, proposer: Proposer, ledger: Ledger, display: SearchDisplay) -> None:
         self._search, self._proposer, self._ledger, self._display = search, proposer, ledger, display
+        self._began = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore, which goes by the ledger here
@@ -40,13 +42,22 @@ class Recorder(Callback):  # type: ignore[misc]
         if entry.status == "superseded":
             return
         folder = self._ledger.folder_of(entry)
-        folder.mark_ended("stopped", f"stopped after round {entry.round}: others did better, or time was up")
-        done = (folder.results() or {}).get("status") == "completed"
-        self._set(trial, "finished" if done else "stopped")
+        results = folder.results() or {}
+        if results.get("status") == "completed":
+            self._set(trial, "finished")
+        elif self._time_is_up():
+            self._set(trial, "interrupted")
+        else:
+            folder.mark_ended("stopped", f"stopped after round {entry.round}: others did better")
+            self._set(trial, "stopped")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         results = self._ledger.folder_of(self._proposer.entry_of(trial.trial_id)).results() or {}
         self._set(trial, "failed", str(results.get("error") or _last_line(trial)))
+
+    def _time_is_up(self) -> bool:
+        budget = self._search.config.time_budget_s
+        return budget is not None and time.monotonic() - self._began >= budget
 
     def _set(self, trial: Any, status: Status, note: str = "") -> None:
         entry = self._proposer.entry_of(trial.trial_id)

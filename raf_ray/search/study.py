@@ -84,27 +84,45 @@ def run_search(
 ) -> Answer:
     """Run the trials that have not ended, then score the winner on `test`, once.
 
+    Args:
+        address: of a Ray cluster, as for `raf_ray.experiment.run_federation`.
+        display: makes the display of a function that gives all trials, best first.
+        say: told which cluster was joined.
+        watchers: of a trial's federation, made in the trial's process.
+
     Raises:
         InputError: the trials do not fit the cluster; nothing was written.
         RunError: no trial finished.
     """
     search, output, ledger = request.search, request.output, request.ledger
     begin, rows = time.monotonic(), partial(_rows, search, ledger)
-    joined = cluster.connect(address, search.base_config().resources.dashboard)
-    try:
-        say(joined.description)
+    with _connected(address, search.base_config().resources.dashboard, say):
         placement = _placement(search)
         _make_folder(request)
         _run_trials(request, placement, display(rows), watchers)
-    finally:
-        cluster.disconnect()
     best = ledger.best()
     if best is None:
-        failed = next((e.note for e in ledger.entries if e.status == "failed"), "all were stopped; give them more time")
+        failed = next((e.note for e in ledger.entries if e.status == "failed"), "time was up; --resume goes on")
         raise RunError(f"no trial of {output} finished: {failed}")
+    trained = time.monotonic()
     test = score_winner(output, ledger, best)
-    values = write_answer(search, ledger, rows(), test, time.monotonic() - begin)
+    values = write_answer(search, ledger, rows(), test, trained - begin)
     return Answer(output, ledger, rows(), values)
+
+
+@contextmanager
+def _connected(address: str | None, dashboard: bool, say: Callable[[str], None]) -> Iterator[None]:
+    """A Ray connection while trials run; one that the process has already is kept."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    say(cluster.connect(address, dashboard).description)
+    try:
+        yield
+    finally:
+        cluster.disconnect()
 
 
 # --- before the start ---------------------------------------------------------------------------------
@@ -260,7 +278,7 @@ def _run_trials(
                 tuner.fit()
         finally:
             display.end()
-            ledger.save()
+            ledger.interrupt()
 
 
 @contextmanager
