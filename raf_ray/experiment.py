@@ -30,6 +30,7 @@ FREE_TO_CHANGE = (
     "federation.checkpoint_every",
     "resources.cpus_per_client",
     "resources.dashboard",
+    "resources.profile",
     "tracking.",
     "data.cache_mb",
 )
@@ -117,7 +118,7 @@ def run_prepared(
 
         resources = prepared.config.resources
         shares = cluster.plan_shares(len(prepared.plans), resources.cpus_per_client, resources.gpus_per_client)
-        engine = partial(_on_ray, prepared, shares)
+        engine = partial(_on_ray, prepared, shares, output.name)
     if not resume:
         folder.create(write_yaml(prepared.config), overwrite)
     return _watch(engine, prepared, folder, checkpoint, watchers)
@@ -202,21 +203,22 @@ def _in_process(prepared: Prepared, make: Callable[..., Federation]) -> Generato
     yield from make(members=members, make_pool=partial(InProcessPool, members, scorer)).run()
 
 
-def _on_ray(prepared: Prepared, shares: Any, make: Callable[..., Federation]) -> Generator[Event]:
+def _on_ray(prepared: Prepared, shares: Any, run: str, make: Callable[..., Federation]) -> Generator[Event]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from raf_ray.federation.actors import DriverActor, RayPool
+    from raf_ray.federation.actors import DriverActor, RayPool, new_namespace
     from raf_ray.federation.cluster import DRIVER_CPUS, wait_until_free
 
     free = ray.available_resources().get("CPU", 0.0)
     members = _members(prepared)
     scorer = partial(assembly.make_scorer, prepared.config, prepared.held_out, wants_gpu=shares.evaluator_gpus > 0)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    driver = DriverActor.options(num_cpus=DRIVER_CPUS, scheduling_strategy=here).remote(
-        partial(make, members=members, make_pool=partial(RayPool, members, scorer, shares))
-    )
-    events = driver.run.options(num_returns="streaming").remote()
+    namespace = new_namespace(run)
+    driver = DriverActor.options(
+        name="driver", namespace=namespace, num_cpus=DRIVER_CPUS, scheduling_strategy=here
+    ).remote(partial(make, members=members, make_pool=partial(RayPool, members, scorer, shares, namespace)))
+    events = driver.run.options(name=f"run {run}", num_returns="streaming").remote()
     try:
         for reference in events:
             yield ray.get(reference)
