@@ -207,8 +207,9 @@ def _on_ray(prepared: Prepared, shares: Any, run: str, make: Callable[..., Feder
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from raf_ray.federation.actors import DriverActor, RayPool, new_namespace
+    from raf_ray.federation.actors import DriverActor, RayPool
     from raf_ray.federation.cluster import DRIVER_CPUS, wait_until_free
+    from raf_ray.federation.names import DRIVER, new_namespace
 
     free = ray.available_resources().get("CPU", 0.0)
     members = _members(prepared)
@@ -216,7 +217,7 @@ def _on_ray(prepared: Prepared, shares: Any, run: str, make: Callable[..., Feder
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     namespace = new_namespace(run)
     driver = DriverActor.options(
-        name="driver", namespace=namespace, num_cpus=DRIVER_CPUS, scheduling_strategy=here
+        name=DRIVER, namespace=namespace, num_cpus=DRIVER_CPUS, scheduling_strategy=here
     ).remote(partial(make, members=members, make_pool=partial(RayPool, members, scorer, shares, namespace)))
     events = driver.run.options(name=f"run {run}", num_returns="streaming").remote()
     try:

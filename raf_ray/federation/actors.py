@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from raf_ray.federation.actor_log import ActorLog
 from raf_ray.federation.client import Client, Update
 from raf_ray.federation.messages import Event, Scores
 from raf_ray.federation.meters import Meters, metered
+from raf_ray.federation.names import EVALUATOR
 from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member, Score, told
 
 if TYPE_CHECKING:
@@ -34,19 +34,6 @@ with its longest client, and on two cores a demo round is a tenth shorter so."""
 
 STILL_WAITING_SECONDS = 60.0
 """After so long without news the log says who is waited for. Ray reports a death by itself."""
-
-NAMESPACE = "raf-ray"
-
-
-def new_namespace(run: str) -> str:
-    """A namespace for the actors of one federation, whose names are those of its clients: ``raf-ray/RUN/ID``."""
-    return f"{NAMESPACE}/{run}/{uuid.uuid4().hex[:8]}"
-
-
-def run_of(namespace: str) -> str | None:
-    """The run that `new_namespace` was told; None for another's namespace."""
-    first, _, rest = namespace.partition("/")
-    return rest.rpartition("/")[0] if first == NAMESPACE and "/" in rest else None
 
 
 class ClientHost:
@@ -99,12 +86,12 @@ class EvaluatorHost:
         self._score: Score | None = None
 
     def __repr__(self) -> str:
-        return "evaluator"
+        return EVALUATOR
 
     def build(self) -> None:
         """Build the scorer; it leaves the cores to the clients while they want them."""
         os.nice(19)
-        ActorLog.install("evaluator")
+        ActorLog.install(EVALUATOR)
         self._score = self._make()
 
     def score(self, state: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
@@ -149,13 +136,13 @@ class ActorShares:
 class RayPool:
     """The clients as Ray actors, one each, and an evaluator actor.
 
-    They are named in `namespace`, which must be the federation's own: see `new_namespace`.
+    `namespace`: of this federation alone, from `raf_ray.federation.names.new_namespace`.
     """
 
     def __init__(self, members: Sequence[Member], make_score: MakeScore, shares: ActorShares, namespace: str) -> None:
         self._members = {member.name: member for member in members}
         self._evaluator = EvaluatorActor.options(
-            name="evaluator",
+            name=EVALUATOR,
             namespace=namespace,
             num_cpus=shares.evaluator_cpus,
             num_gpus=shares.evaluator_gpus or None,
@@ -175,7 +162,7 @@ class RayPool:
             for member in members
         }
         # The evaluator is built while the first round trains; its first scoring waits for it.
-        self._building_evaluator = {self._evaluator.build.remote(): "evaluator"}
+        self._building_evaluator = {self._evaluator.build.remote(): EVALUATOR}
         self._check_built(building)
 
     def publish(self, buffer: np.ndarray) -> Any:
@@ -199,9 +186,9 @@ class RayPool:
     def collect_score(self, pending: Any, wait: bool) -> Scores | None:
         if not wait and not ray.wait([pending], timeout=0)[0]:
             return None
-        for _, result in self._arrivals({pending: "evaluator"}):
+        for _, result in self._arrivals({pending: EVALUATOR}):
             if isinstance(result, Exception):
-                raise _lost(RunError(f"the evaluator failed: {_cause(result)}"), "evaluator", result) from result
+                raise _lost(RunError(f"the evaluator failed: {_cause(result)}"), EVALUATOR, result) from result
             return result
         raise AssertionError("unreachable: a pending reference always arrives")
 
