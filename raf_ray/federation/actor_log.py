@@ -20,8 +20,9 @@ class ActorLog(logging.Formatter):
         log = cls(actor)
         handler = logging.StreamHandler()
         handler.setFormatter(log)
-        logging.getLogger().addHandler(handler)
-        logging.getLogger("raf_ray").setLevel(logging.INFO)
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
         return log
 
     def formatMessage(self, record: logging.LogRecord) -> str:
