@@ -27,6 +27,7 @@ from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError
 from raf_ray.federation.client import Client, LocalTraining
+from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.driver import Schedule
 from raf_ray.federation.state import Layout
 from raf_ray.models import build_model
@@ -77,6 +78,7 @@ def prepare(config: Config, load: LoadData = load_data) -> Prepared:
             check_divides(size, divisor, f"client {plan.name}")
     for size in final_sizes(config, plans):
         check_divides(size, divisor, "evaluation.resolutions")
+    check_profile(config, plans)
     if config.optimizer.layer_decay < 1 and not hasattr(model, "layer_id"):
         raise InputError(f"optimizer.layer_decay: model {config.model.name} names no layers; set it to 1")
     wants_gpu_here = config.resources.gpus_per_client > 0 and config.federation.engine == "in_process"
@@ -88,6 +90,25 @@ def prepare(config: Config, load: LoadData = load_data) -> Prepared:
         raise InputError(f"model.name={config.model.name}: {error}") from error
     build_loss(config.objective)
     return Prepared(config, plans, data, held_out, layout, layout.read(model), notes=notes)
+
+
+def check_profile(config: Config, plans: Sequence[ClientPlan]) -> None:
+    """Raise InputError where no such client trains in the round to be traced."""
+    profile = config.resources.profile
+    if profile is None:
+        return
+    names = [plan.name for plan in plans]
+    if profile.client not in names:
+        raise InputError(f"resources.profile.client: no client '{profile.client}' (clients: {_shorten(names)})")
+    federation = config.federation
+    if profile.round > federation.rounds:
+        raise InputError(f"resources.profile.round={profile.round} is beyond the run's {federation.rounds} rounds")
+    cohort = draw_cohort(len(plans), federation.participation, config.seed, profile.round - 1)
+    if names.index(profile.client) not in cohort:
+        raise InputError(
+            f"resources.profile: {profile.client} does not train in round {profile.round} (federation.participation="
+            f"{federation.participation:g}); that round trains {_shorten([names[i] for i in cohort])}"
+        )
 
 
 # --- model and objective --------------------------------------------------------------------------------
@@ -161,7 +182,7 @@ def make_client(config: Config, plan: ClientPlan, data: ClientData, skeleton: Sk
         assert data.people is not None
         margins = margins_of(config, plan.size.aspect)
         shard = cut_shard(data.people, plan.size, margins, config.data.cache_mb)
-    optimizer = config.optimizer
+    optimizer, profile = config.optimizer, config.resources.profile
     return Client(
         name=plan.name,
         number=plan.number,
@@ -190,6 +211,7 @@ def make_client(config: Config, plan: ClientPlan, data: ClientData, skeleton: Sk
             bf16=config.resources.precision == "bf16",
         ),
         device=device,
+        traced_round=profile.round - 1 if profile is not None and profile.client == plan.name else None,
     )
 
 

@@ -7,3 +7,6 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run that had begun could not go on; its folder is kept with ``status: failed``. Exit code 1."""
+
+    lost: tuple[str, ...] = ()
+    """Actors whose processes are gone, where that was the cause."""

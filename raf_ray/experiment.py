@@ -30,6 +30,7 @@ FREE_TO_CHANGE = (
     "federation.checkpoint_every",
     "resources.cpus_per_client",
     "resources.dashboard",
+    "resources.profile",
     "tracking.",
     "data.cache_mb",
 )
@@ -120,7 +121,7 @@ def run_prepared(
     if finished is not None:
         return Results(output, finished)
     checkpoint = folder.load_checkpoint() if resume else None
-    engine = engine or engine_of(prepared)
+    engine = engine or engine_of(prepared, output.name)
     if not resume:
         folder.create(write_yaml(prepared.config), overwrite)
     return _watch(engine, prepared, folder, checkpoint, watchers)
@@ -197,7 +198,7 @@ def check_output(output: Path, config: Config, *, resume: bool, overwrite: bool)
 # --- engines ------------------------------------------------------------------------------------------
 
 
-def engine_of(prepared: Prepared) -> Engine:
+def engine_of(prepared: Prepared, run: str) -> Engine:
     """Where `federation.engine` says that clients live. Raises InputError where they do not fit the cluster."""
     if prepared.config.federation.engine == "in_process":
         return partial(in_process, prepared)
@@ -205,7 +206,7 @@ def engine_of(prepared: Prepared) -> Engine:
 
     resources = prepared.config.resources
     shares = cluster.plan_shares(len(prepared.plans), resources.cpus_per_client, resources.gpus_per_client)
-    return partial(_on_ray, prepared, shares)
+    return partial(_on_ray, prepared, shares, run)
 
 
 def in_process(prepared: Prepared, make: Callable[..., Federation]) -> Generator[Event]:
@@ -214,21 +215,23 @@ def in_process(prepared: Prepared, make: Callable[..., Federation]) -> Generator
     yield from make(members=members, make_pool=partial(InProcessPool, members, scorer)).run()
 
 
-def _on_ray(prepared: Prepared, shares: Any, make: Callable[..., Federation]) -> Generator[Event]:
+def _on_ray(prepared: Prepared, shares: Any, run: str, make: Callable[..., Federation]) -> Generator[Event]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from raf_ray.federation.actors import DriverActor, RayPool
     from raf_ray.federation.cluster import DRIVER_CPUS, wait_until_free
+    from raf_ray.federation.names import DRIVER, new_namespace
 
     free = ray.available_resources().get("CPU", 0.0)
     members = members_of(prepared)
     scorer = scorer_of(prepared, shares.evaluator_gpus > 0)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    driver = DriverActor.options(num_cpus=DRIVER_CPUS, scheduling_strategy=here).remote(
-        partial(make, members=members, make_pool=partial(RayPool, members, scorer, shares))
-    )
-    events = driver.run.options(num_returns="streaming").remote()
+    namespace = new_namespace(run)
+    driver = DriverActor.options(
+        name=DRIVER, namespace=namespace, num_cpus=DRIVER_CPUS, scheduling_strategy=here
+    ).remote(partial(make, members=members, make_pool=partial(RayPool, members, scorer, shares, namespace)))
+    events = driver.run.options(name=f"run {run}", num_returns="streaming").remote()
     try:
         for reference in events:
             yield ray.get(reference)

@@ -1,7 +1,8 @@
-"""Plug-ins for tests: an objective that fails, one that kills its process, one that gives NaN, a model."""
+"""Plug-ins for tests: objectives that fail, kill their process, give NaN or list actors; a model."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -29,6 +30,13 @@ def not_a_number(heatmaps, targets, weights, level_weights):
 def doubled(heatmaps, targets, weights, level_weights):
     loss = heatmap(heatmaps, targets, weights, level_weights)
     return Loss(2 * loss.total, loss.gt, [])
+
+
+def names_actors(heatmaps, targets, weights, level_weights):
+    """Fails with the list of all named actors of the cluster."""
+    import ray
+
+    raise ValueError("named actors: " + json.dumps(ray.util.list_named_actors(all_namespaces=True)))
 
 
 def slow(heatmaps, targets, weights, level_weights):

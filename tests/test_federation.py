@@ -17,7 +17,7 @@ import torch
 from raf_ray import run_federation
 from raf_ray.config import load_config, write_yaml
 from raf_ray.errors import InputError, RunError
-from raf_ray.federation.messages import ClientFinished, RoundFinished, Scored
+from raf_ray.federation.messages import ActorLost, ClientFinished, RoundFinished, Scored
 from raf_ray.federation.run_folder import RunFolder
 from tests.tiny import WORDS, tiny
 
@@ -136,7 +136,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(words, tmp_path):
     assert resumed.by_resolution == whole.by_resolution
     for name in ("rounds.csv", "scores.csv"):
         a, b = (table(f / name) for f in (whole.folder, resumed.folder))
-        free = {"seconds", "people_per_s"}
+        free = {"seconds", "wait_seconds", "people_per_s"}
         assert [{k: v for k, v in row.items() if k not in free} for row in a] == [
             {k: v for k, v in row.items() if k not in free} for row in b
         ], name
@@ -204,8 +204,11 @@ def test_a_client_that_fails_ends_the_run_with_its_name_tier_round_and_cause(
 
 
 def test_a_client_whose_process_dies_is_named(ray_cluster, tmp_path):
+    record = Record()
     with pytest.raises(RunError, match=r"client client-\w+-000 \(tier \w+\) failed in round 1: its process died"):
-        run_federation(tiny("objective.name=tests.broken:dies"), tmp_path / "run")
+        run_federation(tiny("objective.name=tests.broken:dies"), tmp_path / "run", watchers=[record])
+    (lost,) = [event for event in record.events if isinstance(event, ActorLost)]
+    assert lost.actor == f"client-{lost.tier}-000"
     assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "failed"
 
 

@@ -31,7 +31,7 @@ def key_lines() -> list[str]:
             lines.append("")
             section = head
         default = field.get_default(call_default_factory=True)
-        shown = "" if isinstance(default, Config) else f" = {_shown(default)}"
+        shown = "" if field.is_required() else f" = {_shown(default)}"
         lines.append(f"  {key}: {_values(field.annotation, field.metadata)}{shown}")
         lines.append(f"      {field.description}")
     return lines
@@ -65,4 +65,5 @@ def _values(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return f"list of {_values(get_args(annotation)[0])}"
     if origin is dict:
         return "mapping"
-    return {"NoneType": "null", "AugmentConfig": "true|false"}.get(annotation.__name__, annotation.__name__)
+    words = {"NoneType": "null", "AugmentConfig": "true|false", "ProfileConfig": "{client, round}"}
+    return words.get(annotation.__name__, annotation.__name__)

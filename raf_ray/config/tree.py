@@ -221,6 +221,15 @@ class EvaluationConfig(Section):
     """People a forward pass."""
 
 
+class ProfileConfig(Section):
+    """Which client's round a profiler watches."""
+
+    client: str
+    """A client's name: client-TIER-NNN, numbered from 000 in each tier."""
+    round: Positive
+    """A round from 1 in which it takes part; its first 20 batches are traced."""
+
+
 class ResourcesConfig(Section):
     """What an actor may use."""
 
@@ -234,6 +243,8 @@ class ResourcesConfig(Section):
     """bf16: autocast of forward passes."""
     dashboard: bool = True
     """Start the Ray dashboard with a private local cluster."""
+    profile: ProfileConfig | None = None
+    """Write trace-CLIENT-round-N.json of one client's round, for Perfetto; its keys below, or null."""
 
 
 class TrackingConfig(Section):

@@ -18,8 +18,11 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raf_ray.errors import RunError
+from raf_ray.federation.actor_log import ActorLog
 from raf_ray.federation.client import Client, Update
 from raf_ray.federation.messages import Event, Scores
+from raf_ray.federation.meters import Meters, metered
+from raf_ray.federation.names import EVALUATOR
 from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member, Score, told
 
 if TYPE_CHECKING:
@@ -53,11 +56,20 @@ class ClientHost:
         """
         if yields:
             os.nice(19)
+        self._log = ActorLog.install(self._name)
         self._client = self._make()
+        log.info("built, with %d people", len(self._client.batches))
 
     def train(self, state: np.ndarray, round_index: int, share: float) -> Update:
         assert self._client is not None
-        return self._client.train(state, round_index, share)
+        self._log.doing = f"round {round_index + 1}"
+        log.info("training")
+        update = self._client.train(state, round_index, share)
+        log.info(
+            "trained on %d people in %.1f s, loss %.5g, update norm %.4g, peak memory %.0f MB (%s)",
+            update.people, update.seconds, update.loss, update.norm, update.peak_memory_mb, update.device,
+        )  # fmt: skip
+        return update
 
     def local_state(self) -> Any:
         assert self._client is not None
@@ -76,16 +88,19 @@ class EvaluatorHost:
         self._score: Score | None = None
 
     def __repr__(self) -> str:
-        return "evaluator"
+        return EVALUATOR
 
     def build(self) -> None:
         """Build the scorer; it leaves the cores to the clients while they want them."""
         os.nice(19)
+        ActorLog.install(EVALUATOR)
         self._score = self._make()
 
     def score(self, state: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
         assert self._score is not None
-        return self._score(state, split, sizes, sample_sizes)
+        scores = self._score(state, split, sizes, sample_sizes)
+        log.info("scored %d %s people: %s", scores.people, split, scores.by_resolution)
+        return scores
 
 
 class DriverHost:
@@ -98,7 +113,7 @@ class DriverHost:
         return "driver"
 
     def run(self) -> Iterator[Event]:
-        yield from self._federation.run()
+        yield from metered(self._federation.run(), Meters(self._federation.facts["name"]))
 
     def stop(self, seconds: float) -> bool:
         """End the run in order; True where its folder says so within `seconds`."""
@@ -121,16 +136,27 @@ class ActorShares:
 
 
 class RayPool:
-    """The clients as Ray actors, one each, and an evaluator actor."""
+    """The clients as Ray actors, one each, and an evaluator actor.
 
-    def __init__(self, members: Sequence[Member], make_score: MakeScore, shares: ActorShares) -> None:
+    `namespace`: of this federation alone, from `raf_ray.federation.names.new_namespace`.
+    """
+
+    def __init__(self, members: Sequence[Member], make_score: MakeScore, shares: ActorShares, namespace: str) -> None:
         self._members = {member.name: member for member in members}
         self._evaluator = EvaluatorActor.options(
-            num_cpus=shares.evaluator_cpus, num_gpus=shares.evaluator_gpus or None, **_bundle(1)
+            name=EVALUATOR,
+            namespace=namespace,
+            num_cpus=shares.evaluator_cpus,
+            num_gpus=shares.evaluator_gpus or None,
+            **_bundle(1),
         ).remote(make_score)
         self._clients = {
             member.name: ClientActor.options(
-                num_cpus=shares.client_cpus, num_gpus=shares.client_gpus or None, **_bundle(2 + number)
+                name=member.name,
+                namespace=namespace,
+                num_cpus=shares.client_cpus,
+                num_gpus=shares.client_gpus or None,
+                **_bundle(2 + number),
             ).remote(member.name, member.make)
             for number, member in enumerate(members)
         }
@@ -140,14 +166,18 @@ class RayPool:
             for member in members
         }
         # The evaluator is built while the first round trains; its first scoring waits for it.
-        self._building_evaluator = {self._evaluator.build.remote(): "evaluator"}
+        self._building_evaluator = {self._evaluator.build.remote(): EVALUATOR}
         self._check_built(building)
 
     def publish(self, buffer: np.ndarray) -> Any:
         return ray.put(buffer)
 
     def train(self, state: Any, round_index: int, shares: Mapping[str, float]) -> Iterator[Update]:
-        calls = {self._clients[name].train.remote(state, round_index, share): name for name, share in shares.items()}
+        task = f"train round {round_index + 1}"
+        calls = {
+            self._clients[name].train.options(name=task).remote(state, round_index, share): name
+            for name, share in shares.items()
+        }
         for name, result in self._arrivals(calls):
             if isinstance(result, Exception):
                 raise self._failure(name, round_index, result)
@@ -155,14 +185,14 @@ class RayPool:
 
     def submit_score(self, state: Any, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Any:
         self._check_built(self._building_evaluator)
-        return self._evaluator.score.remote(state, split, sizes, sample_sizes)
+        return self._evaluator.score.options(name=f"score {split}").remote(state, split, sizes, sample_sizes)
 
     def collect_score(self, pending: Any, wait: bool) -> Scores | None:
         if not wait and not ray.wait([pending], timeout=0)[0]:
             return None
-        for _, result in self._arrivals({pending: "evaluator"}):
+        for _, result in self._arrivals({pending: EVALUATOR}):
             if isinstance(result, Exception):
-                raise RunError(f"the evaluator failed: {_cause(result)}") from result
+                raise _lost(RunError(f"the evaluator failed: {_cause(result)}"), EVALUATOR, result) from result
             return result
         raise AssertionError("unreachable: a pending reference always arrives")
 
@@ -206,11 +236,18 @@ class RayPool:
 
     def _failure(self, name: str, round_index: int, error: Exception) -> RunError:
         if name not in self._members:
-            return RunError(f"the {name} could not start: {_cause(error)}")
+            return _lost(RunError(f"the {name} could not start: {_cause(error)}"), name, error)
         tier = self._members[name].tier
         if round_index < 0:
-            return RunError(f"client {name} (tier {tier}) could not start: {_cause(error)}")
-        return ClientError(name, tier, round_index, _cause(error), details=str(error))
+            return _lost(RunError(f"client {name} (tier {tier}) could not start: {_cause(error)}"), name, error)
+        return _lost(ClientError(name, tier, round_index, _cause(error), details=str(error)), name, error)
+
+
+def _lost(failure: RunError, name: str, error: Exception) -> RunError:
+    """The same, saying that the actor is lost where its process is gone."""
+    if not isinstance(error, RayTaskError):
+        failure.lost = (name,)
+    return failure
 
 
 def _bundle(index: int) -> dict[str, Any]:

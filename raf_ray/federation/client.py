@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from raf_ray.errors import RunError
 from raf_ray.federation.optimizer import build_optimizer, learning_rate, set_learning_rate
 from raf_ray.federation.state import Layout
+from raf_ray.federation.tracing import Tracer
 from raf_ray.resolution import Size
 
 
@@ -68,10 +69,16 @@ class Update:
     peak_memory_mb: float
     bad_pictures: int
     mb_sent: float
+    norm: float
+    """L2 norm of (local - global), before the share."""
+    device: str
+    """`cpu` or `cuda`: whose memory `peak_memory_mb` is."""
+    trace: bytes | None = None
+    """Gzipped Chrome trace of this round, where it was asked for."""
 
     def without_state(self) -> Update:
         """The same without its arrays, which would otherwise stay in memory."""
-        return replace(self, floats=np.empty(0, np.float32), counters=np.empty(0, np.int64))
+        return replace(self, floats=np.empty(0, np.float32), counters=np.empty(0, np.int64), trace=None)
 
 
 @dataclass
@@ -91,6 +98,8 @@ class Client:
     objective: Callable[..., Any]
     training: LocalTraining
     device: torch.device
+    traced_round: int | None = None
+    """Round, from 0, that the profiler watches."""
     layout: Layout = field(init=False)
     _optimizer: torch.optim.Optimizer | None = field(init=False, default=None)
 
@@ -117,9 +126,11 @@ class Client:
         optimizer = self._optimizer_for(round_index)
         losses, pixels = _Mean(), 0
         terms: dict[str, _Mean] = {}
+        tracer = Tracer(self.device) if round_index == self.traced_round else None
         self.model.train()
         for _ in range(setting.local_epochs):
-            for batch in self.batches.epoch(rng):
+            batches = self.batches.epoch(rng)
+            for batch in batches if tracer is None else tracer.watch(batches):
                 drawn = self.draw_levels(len(self.levels), rng)
                 levels = self.render(batch, [self.levels[i] for i in drawn])
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=setting.bf16):
@@ -145,7 +156,9 @@ class Client:
         if not np.isfinite(mean_loss):
             raise RunError(f"the loss is {mean_loss}; lower optimizer.lr or set optimizer.clip")
         local = self.layout.read(self.model)
-        update = (self.layout.floats(local) - self.layout.floats(state)) * np.float32(share)
+        update = self.layout.floats(local) - self.layout.floats(state)
+        norm = float(torch.linalg.vector_norm(torch.from_numpy(update), dtype=torch.float64))
+        update *= np.float32(share)
         return Update(
             client=self.name,
             floats=update,
@@ -158,6 +171,9 @@ class Client:
             terms={name: mean.value() for name, mean in terms.items()},
             peak_memory_mb=_peak_memory_mb(self.device),
             bad_pictures=len(self.batches.bad),
+            norm=norm,
+            device=self.device.type,
+            trace=tracer.trace if tracer is not None else None,
         )
 
     def local_state(self) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import math
 import threading
@@ -18,6 +19,7 @@ from raf_ray.federation.aggregation import ExactSum, UpdateError
 from raf_ray.federation.client import Update
 from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.messages import (
+    ActorLost,
     ClientFinished,
     Event,
     Failed,
@@ -30,6 +32,7 @@ from raf_ray.federation.messages import (
 from raf_ray.federation.pool import ClientError, Member, Pool
 from raf_ray.federation.run_folder import Checkpoint, RunFolder
 from raf_ray.federation.state import Layout
+from raf_ray.federation.tracing import trace_name
 from raf_ray.files import write_atomically, write_json
 from raf_ray.metrics.drift import drift_spread
 
@@ -109,6 +112,8 @@ class Federation:
                 yield self._fail("stopped by the user", "interrupted")
             elif isinstance(error, RunError):
                 log.error("%s\n%s", error, getattr(error, "details", ""))
+                for actor in error.lost:
+                    yield ActorLost(actor, self._tiers.get(actor, ""))
                 yield self._fail(str(error), "failed")
             elif isinstance(error, OSError):
                 log.exception("cannot write")
@@ -158,7 +163,9 @@ class Federation:
             shares = self.algorithm.client_shares([member.people for member in cohort])
             total = ExactSum(self.layout.num_floats)
             updates: list[Update] = []
+            arrived: list[float] = []
             for update in pool.train(state, index, dict(zip((m.name for m in cohort), shares, strict=True))):
+                arrived.append(time.perf_counter())
                 tier = self._tiers[update.client]
                 try:
                     total.add(update.floats, update.counters)
@@ -166,10 +173,13 @@ class Federation:
                     raise ClientError(update.client, tier, index, str(error)) from error
                 updates.append(update.without_state())
                 log.info("round %d client %s: %.1f s, loss %.5g", done, update.client, update.seconds, update.loss)
-                yield ClientFinished(done, update.client, tier, update.people, update.seconds, update.loss)
+                if update.trace is not None:
+                    self._write_trace(update.client, done, update.trace)
+                yield ClientFinished(done, update.client, tier, update.people, update.seconds, update.loss,
+                                     update.peak_memory_mb, update.device)  # fmt: skip
             buffer = self._step(buffer, total)
             state = pool.publish(buffer)
-            row = self._account(done, updates, time.perf_counter() - begin)
+            row = self._account(done, updates, arrived, time.perf_counter() - begin)
             self.folder.append_rows("rounds.csv", self._round_columns(), [row])
             yield RoundFinished(done, plan.rounds, row)
 
@@ -190,8 +200,8 @@ class Federation:
         scores = pool.collect_score(pending, wait=True)
         assert scores is not None
         self._append_scores(plan.rounds, scores)
-        yield Scored(plan.rounds, scores)
-        by_tier = {size: scores.by_resolution[size] for size in plan.trained_sizes}
+        spread = self._drift_spread(scores)
+        yield Scored(plan.rounds, scores, spread)
         results = self._write_results(
             "completed",
             split=scores.split,
@@ -201,7 +211,7 @@ class Federation:
             test_people=scores.people,
             bad_test_pictures=scores.bad_pictures,
             upsampled_test=scores.upsampled,
-            drift_spread=drift_spread(by_tier),
+            drift_spread=spread,
         )
         log.info("completed: %s", results["by_resolution"])
         yield Finished(results, scores.samples)
@@ -231,7 +241,10 @@ class Federation:
         self._pending = None
         self._append_scores(done, scores)
         log.info("round %d scored on %s: %s", done, scores.split, scores.by_resolution)
-        yield Scored(done, scores)
+        yield Scored(done, scores, self._drift_spread(scores))
+
+    def _drift_spread(self, scores: Scores) -> float:
+        return drift_spread({size: scores.by_resolution[size] for size in self.schedule.trained_sizes})
 
     def _append_scores(self, done: int, scores: Scores) -> None:
         self.folder.append_rows(
@@ -248,11 +261,17 @@ class Federation:
 
     def _round_columns(self) -> list[str]:
         sizes = self.schedule.level_sizes
-        return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), "seconds", "people",
-                "people_per_s", "forward_pixels", "mb_down", "mb_up"]  # fmt: skip
+        norms = (f"update_norm_{tier}" for tier in dict.fromkeys(self._tiers.values()))
+        return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), *norms, "seconds",
+                "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up"]  # fmt: skip
 
-    def _account(self, done: int, updates: Sequence[Update], seconds: float) -> dict[str, float]:
-        """The round's row, and the running totals by tier."""
+    def _account(
+        self, done: int, updates: Sequence[Update], arrived: Sequence[float], seconds: float
+    ) -> dict[str, float]:
+        """The round's row, and the running totals by tier.
+
+        `wait_seconds` is the mean over the clients of the time from their answer (`arrived`) to the last one's.
+        """
         people = sum(u.people for u in updates)
         pixels = sum(u.forward_pixels for u in updates)
         up = sum(u.mb_sent for u in updates)
@@ -260,6 +279,7 @@ class Federation:
             "round": done,
             "loss": sum(u.loss * u.people for u in updates) / max(people, 1),
             "seconds": round(seconds, 4),
+            "wait_seconds": round(sum(arrived[-1] - at for at in arrived) / len(arrived), 4),
             "people": people,
             "people_per_s": round(people / seconds, 2),
             "forward_pixels": pixels,
@@ -269,6 +289,11 @@ class Federation:
         for name in {name for u in updates for name in u.terms}:
             values = [u.terms[name] for u in updates if name in u.terms]
             row[name] = math.fsum(values) / len(values)
+        norms: dict[str, list[float]] = {}
+        for update in updates:
+            norms.setdefault(self._tiers[update.client], []).append(update.norm)
+        # Summed exactly, since the order in which clients answer must not show.
+        row.update({f"update_norm_{tier}": math.fsum(values) / len(values) for tier, values in norms.items()})
         for name, value in (("seconds", seconds), ("forward_pixels", pixels), ("mb_up", up),
                             ("mb_down", row["mb_down"])):  # fmt: skip
             self._totals[name] = self._totals.get(name, 0) + value
@@ -287,6 +312,11 @@ class Federation:
             self._bad[update.client] = update.bad_pictures
             cost["bad_pictures"] = sum(n for name, n in self._bad.items() if self._tiers[name] == tier)
         return row
+
+    def _write_trace(self, client: str, done: int, trace: bytes) -> None:
+        path = self.folder / trace_name(client, done)
+        write_atomically(path, lambda temporary: temporary.write_bytes(gzip.decompress(trace)))
+        log.info("trace of client %s in round %d: %s (open it at https://ui.perfetto.dev)", client, done, path)
 
     def _write_results(self, status: str, **more: Any) -> dict[str, Any]:
         costs = {tier: {**cost, "people_per_s": cost["people"] / cost["seconds"]} for tier, cost in self._costs.items()}

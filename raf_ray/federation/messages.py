@@ -60,6 +60,9 @@ class ClientFinished:
     people: int
     seconds: float
     loss: float
+    peak_memory_mb: float
+    device: str
+    """`cpu` or `cuda`: whose memory that is."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,18 @@ class Scored:
 
     round: int
     scores: Scores
+    drift_spread: float
+    """Best minus mean of these scores over the trained tiers."""
+
+
+@dataclass(frozen=True)
+class ActorLost:
+    """An actor's process is gone."""
+
+    actor: str
+    """A client's name, or `evaluator`."""
+    tier: str
+    """The client's; empty for the evaluator."""
 
 
 @dataclass(frozen=True)
@@ -93,4 +108,4 @@ class Failed:
     """`failed` or `interrupted`"""
 
 
-Event = RoundStarted | ClientFinished | RoundFinished | Scored | Finished | Failed
+Event = RoundStarted | ClientFinished | RoundFinished | Scored | ActorLost | Finished | Failed

@@ -8,6 +8,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,11 +24,14 @@ from raf_ray.files import write_atomically, write_json, write_text
 FILES = ("config.yaml", "results.json", "rounds.csv", "scores.csv", "model.pt", "checkpoint.pt", "drift.png",
          "samples.png", "run.log")  # fmt: skip
 
+TRACES = re.compile(r"\.?trace-.+-round-\d+(\.\d+)?\.json")
+"""Profiler traces and their temporary neighbours; see `raf_ray.federation.tracing`."""
+
 
 def _is_ours(name: str) -> bool:
     """A file of a run, or the temporary neighbour of one that a kill left behind."""
     stems = tuple(f".{Path(file).stem}." for file in FILES)
-    return name in FILES or name.startswith(stems)
+    return name in FILES or name.startswith(stems) or bool(TRACES.fullmatch(name))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from raf_ray.experiment import Watcher, in_process, members_of, run_prepared, sc
 from raf_ray.federation.actors import ActorShares, RayPool
 from raf_ray.federation.driver import Federation
 from raf_ray.federation.messages import Event, RoundFinished, Scored
+from raf_ray.federation.meters import Meters, metered
+from raf_ray.federation.names import new_namespace
 from raf_ray.federation.run_folder import RunFolder
 from raf_ray.files import write_json
 from raf_ray.metrics.drift import drift_spread
@@ -71,7 +73,9 @@ def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
     if config.federation.engine == "in_process":
         engine = partial(in_process, prepared)
     else:
-        engine = partial(in_trial, with_shared_pixels(setting.shelf, prepared), setting.shares)
+        engine = partial(
+            in_trial, with_shared_pixels(setting.shelf, prepared), setting.shares, f"{setting.search.name}-{entry.name}"
+        )
     if begun:
         checkpoint = folder.load_checkpoint()
         reporter.tell_history(0 if checkpoint is None else checkpoint.round)
@@ -81,11 +85,12 @@ def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
     )  # fmt: skip
 
 
-def in_trial(prepared: Prepared, shares: ActorShares, make: Callable[..., Federation]) -> Generator[Event]:
+def in_trial(prepared: Prepared, shares: ActorShares, run: str, make: Callable[..., Federation]) -> Generator[Event]:
     """The engine of a trial: rounds here, clients and evaluator in their bundles of the trial's placement group."""
     members = members_of(prepared)
-    pool = partial(RayPool, members, scorer_of(prepared, shares.evaluator_gpus > 0), shares)
-    yield from make(members=members, make_pool=pool).run()
+    scorer = scorer_of(prepared, shares.evaluator_gpus > 0)
+    pool = partial(RayPool, members, scorer, shares, new_namespace(run))
+    yield from metered(make(members=members, make_pool=pool).run(), Meters(run))
 
 
 @dataclass

@@ -1,0 +1,273 @@
+"""How far runs are, read from their folders while they are written: a run, a comparison, a search."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from raf_ray.config import load_config
+from raf_ray.errors import InputError
+from raf_ray.report.plots import METRIC_NAMES
+
+RECENT_ROUNDS = 5
+"""What is left is told from so many rounds."""
+
+SETTLED_SECONDS = 60.0
+"""After so long without a new line a folder of ended runs gets no other."""
+
+STYLES = {"completed": "green", "finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run folder at one moment."""
+
+    name: str
+    status: str
+    """`starting`, or as in results.json"""
+    error: str
+    rounds: int
+    """Of the whole run."""
+    rows: tuple[dict[str, str], ...]
+    """Whole lines of rounds.csv"""
+    scores: tuple[dict[str, str], ...]
+    """Whole lines of scores.csv"""
+    silent_seconds: float
+    """Since the driver's log, or the folder, was written."""
+
+    @property
+    def round(self) -> int:
+        return int(self.rows[-1]["round"]) if self.rows else 0
+
+    @property
+    def ended(self) -> bool:
+        return self.status not in ("starting", "running")
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Training time that is left; None before the first round and after the end."""
+        if self.ended or not self.rows:
+            return None
+        recent = [float(row["seconds"]) for row in self.rows[-RECENT_ROUNDS:]]
+        return (self.rounds - self.round) * sum(recent) / len(recent)
+
+    def latest_scores(self) -> dict[str, tuple[int, str, dict[str, float]]]:
+        """Split -> (round, metric, size -> score) of its newest scoring."""
+        latest: dict[str, tuple[int, str, dict[str, float]]] = {}
+        for row in self.scores:
+            done = int(row["round"])
+            if row["split"] not in latest or latest[row["split"]][0] < done:
+                latest[row["split"]] = (done, row["metric"], {})
+            latest[row["split"]][2][row["resolution"]] = float(row["value"])
+        return latest
+
+
+def read_run(folder: Path, name: str = "") -> RunStatus:
+    """A folder with config.yaml. Raises InputError where that cannot be read."""
+    config = load_config(file=folder / "config.yaml")
+    results = _read_json(folder / "results.json")
+    marks = [path for path in (folder / "run.log", folder / "config.yaml") if path.exists()]
+    return RunStatus(
+        name=name or folder.name or str(folder.resolve().name),
+        status=results.get("status", "starting"),
+        error=results.get("error", ""),
+        rounds=config.federation.rounds,
+        rows=_whole_rows(folder / "rounds.csv"),
+        scores=_whole_rows(folder / "scores.csv"),
+        silent_seconds=max(0.0, time.time() - marks[0].stat().st_mtime),
+    )
+
+
+def read_folder(folder: Path) -> tuple[Group, bool]:
+    """What to show of a run, a comparison or a search, and whether it has ended.
+
+    Raises:
+        InputError: the folder holds none of them.
+    """
+    if (folder / "trials.json").is_file():
+        return _search_view(folder)
+    if (folder / "config.yaml").is_file():
+        run = read_run(folder)
+        return run_view(run, str(folder)), run.ended
+    inner = sorted(path.parent for path in folder.glob("*/config.yaml")) if folder.is_dir() else []
+    if not inner:
+        raise InputError(
+            f"{folder} holds no run (no config.yaml), no runs and no search; give a run folder, or the dashboard's "
+            "address such as http://127.0.0.1:8265"
+        )
+    runs = [read_run(path) for path in inner]
+    # A comparison makes its next run's folder a moment after the last run's end.
+    settled = (folder / "comparison.json").exists() or min(run.silent_seconds for run in runs) > SETTLED_SECONDS
+    return Group(runs_table(runs, str(folder))), settled and all(run.ended for run in runs)
+
+
+def run_view(run: RunStatus, title: str) -> Group:
+    """One run: where it is, its last round, its newest scores."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_row("status", _status(run.status), style=None)
+    table.add_row("round", f"{run.round} of {run.rounds}{_left(run)}")
+    if run.rows:
+        row = run.rows[-1]
+        table.add_row("loss", f"{float(row['loss']):.5f}  {_terms(row)}".rstrip())
+        waited = f", {float(row['wait_seconds']):.1f} s waiting for the last client" if row.get("wait_seconds") else ""
+        table.add_row(
+            "speed", f"{float(row['people_per_s']):.0f} people/s, {float(row['seconds']):.1f} s a round{waited}"
+        )
+    if run.error:
+        table.add_row("error", Text(run.error))
+    if not run.ended:
+        table.add_row("last sign", f"{_duration(run.silent_seconds)} ago")
+    parts: list[Any] = [Text(title, style="bold"), table]
+    latest = run.latest_scores()
+    if latest:
+        parts.append(_scores_table(latest))
+    return Group(*parts)
+
+
+def runs_table(runs: Sequence[RunStatus], title: str) -> Table:
+    """A line a run."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("run", "status", "round", "loss", "people/s", "left", "mean score (%)"):
+        table.add_column(heading, justify="left" if heading in ("run", "status") else "right", no_wrap=True)
+    for run in runs:
+        row = run.rows[-1] if run.rows else {}
+        left = run.seconds_left
+        table.add_row(
+            run.name,
+            _status(run.status),
+            f"{run.round}/{run.rounds}",
+            f"{float(row['loss']):.5f}" if row else "-",
+            f"{float(row['people_per_s']):.0f}" if row else "-",
+            "-" if left is None else _duration(left),
+            _mean_score(run),
+        )
+    return table
+
+
+def best_trials(trials: Sequence[Mapping[str, Any]], metrics: Sequence[str], modes: Sequence[str]) -> list[int]:
+    """Numbers of the trials that no other beats in every metric: with one metric, the best one.
+
+    Of the finished trials, or where there are none yet, of all that were scored and not replaced.
+    """
+
+    def gains(trial: Mapping[str, Any]) -> list[float]:
+        return [
+            value * (1 if mode == "max" else -1) for value, mode in zip(_values(trial, metrics), modes, strict=True)
+        ]
+
+    scored = [t for t in trials if t["status"] != "superseded" and None not in _values(t, metrics)]
+    scored = [t for t in scored if t["status"] == "finished"] or scored
+    return [
+        trial["number"]
+        for trial in scored
+        if not any(
+            all(b >= a for a, b in zip(gains(trial), gains(other), strict=True)) and gains(other) != gains(trial)
+            for other in scored
+        )
+    ]
+
+
+def _search_view(folder: Path) -> tuple[Group, bool]:
+    search = _read_json(folder / "trials.json")
+    trials = search.get("trials", [])
+    metrics, modes = search.get("metric", []), search.get("mode", [])
+    best = best_trials(trials, metrics, modes)
+    table = Table(title=str(folder), title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("trial", "status", "round", *metrics, "parameters"):
+        table.add_column(heading, justify="left" if heading in ("status", "parameters") else "right")
+    for trial in trials:
+        params = ", ".join(f"{name}={_short(value)}" for name, value in trial["params"].items())
+        values = ["-" if v is None else f"{v:.4g}" for v in _values(trial, metrics)]
+        star = "*" if trial["number"] in best else ""
+        table.add_row(f"{star}{trial['number']}", _status(trial["status"]), str(trial["round"]), *values, params)
+    counts: dict[str, int] = {}
+    for trial in trials:
+        counts[trial["status"]] = counts.get(trial["status"], 0) + 1
+    lines = [Text(f"{len(trials)} trials: " + ", ".join(f"{n} {status}" for status, n in counts.items()))]
+    for trial in trials:
+        if trial["number"] in best:
+            shown = ", ".join(f"{m} {v:.4g}" for m, v in zip(metrics, _values(trial, metrics), strict=True))
+            lines.append(Text(f"* best: trial {trial['number']}, {shown}; {trial['folder']}"))
+    return Group(table, *lines), bool(trials) and "running" not in counts
+
+
+def _values(trial: Mapping[str, Any], metrics: Sequence[str]) -> list[Any]:
+    return [(trial.get("metrics") or {}).get(metric) for metric in metrics]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _status(word: str) -> Text:
+    return Text(word, style=STYLES.get(word, ""))
+
+
+def _left(run: RunStatus) -> str:
+    left = run.seconds_left
+    return "" if left is None else f", about {_duration(left)} left"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _terms(row: Mapping[str, str]) -> str:
+    told = (f"{column.replace('_', ' ')} {float(value):.5f}" for column, value in row.items()
+            if column.startswith(("gt_", "kd_")) and value)  # fmt: skip
+    return "  ".join(told)
+
+
+def _scores_table(latest: Mapping[str, tuple[int, str, dict[str, float]]]) -> Table:
+    metric = next(iter(latest.values()))[1]
+    sizes = list(dict.fromkeys(size for _, _, scores in reversed(list(latest.values())) for size in scores))
+    table = Table(title=f"{METRIC_NAMES.get(metric, metric)} (%)", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("newest", no_wrap=True)
+    for size in sizes:
+        table.add_column(size, justify="right", no_wrap=True)
+    for split, (done, own_metric, scores) in latest.items():
+        name = "" if own_metric == metric else f", {METRIC_NAMES.get(own_metric, own_metric)}"
+        table.add_row(f"{split}, round {done}{name}", *(_points(scores.get(size)) for size in sizes))
+    return table
+
+
+def _mean_score(run: RunStatus) -> str:
+    latest = run.latest_scores()
+    if not latest:
+        return "-"
+    split, (done, _, scores) = list(latest.items())[-1]
+    known = [value for value in scores.values() if value == value]
+    return f"{100 * sum(known) / len(known):.1f} {split}, round {done}" if known else "-"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{100 * value:.1f}"
+
+
+def _whole_rows(path: Path) -> tuple[dict[str, str], ...]:
+    """The lines of a CSV file that are written to their end."""
+    if not path.exists():
+        return ()
+    text = path.read_text(encoding="utf-8")
+    return tuple(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error

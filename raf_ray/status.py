@@ -1,0 +1,65 @@
+"""``python -m raf_ray.status RUN|ADDRESS``: see from another terminal how far a run is, or what a cluster does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from raf_ray.cli import run_command
+
+EXAMPLES = """examples:
+  python -m raf_ray.status runs/mine                  round, time left, loss, newest scores
+  python -m raf_ray.status runs/compare --follow      a line a run, until all have ended
+  python -m raf_ray.status http://127.0.0.1:8265      nodes, raf-ray's actors and jobs of a Ray cluster
+  RAY_AUTH_MODE=token python -m raf_ray.status http://127.0.0.1:8265     where the cluster asks for a token
+"""
+FOLLOW_SECONDS = 2.0
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m raf_ray.status",
+        description="Show a live or finished run, comparison or search by its folder, or a Ray cluster by the address "
+        "of its dashboard.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", metavar="RUN|ADDRESS", help="run folder, or http://HOST:PORT of a Ray dashboard")
+    parser.add_argument("--follow", action="store_true", help="refresh until it ends (an ADDRESS: until Ctrl-C)")
+    return parser
+
+
+def main(words: Sequence[str]) -> None:
+    arguments = parser().parse_args(words)
+
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+
+    def view() -> tuple[Group, bool]:
+        if arguments.what.startswith(("http://", "https://")):
+            from raf_ray.federation.observe import observe
+            from raf_ray.report.cluster import cluster_view
+
+            return cluster_view(observe(arguments.what), arguments.what), False
+        from raf_ray.report.status import read_folder
+
+        return read_folder(Path(arguments.what))
+
+    shown, ended = view()
+    if not arguments.follow:
+        console.print(shown)
+        return
+    with Live(shown, console=console, auto_refresh=False) as live:
+        while not ended:
+            time.sleep(FOLLOW_SECONDS)
+            shown, ended = view()
+            live.update(shown, refresh=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
