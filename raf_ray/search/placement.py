@@ -14,6 +14,9 @@ from raf_ray.search.spec import TrialResources
 
 Bundle = dict[str, float]
 
+LEAST_CPUS = 0.01
+"""Of a client; Ray counts no finer than a ten thousandth."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -63,10 +66,12 @@ def plan_placement(
         total = sum(node.get("CPU", 0.0) for node in nodes)
         apart = asked.driver_cpus + asked.evaluator_cpus
         wanted = at_once or max(1, floor(total / (clients + apart)))
+        while at_once is None and wanted > 1 and not _fit(placement(LEAST_CPUS).bundles(clients) * wanted, nodes):
+            wanted -= 1  # GPUs bound how many run at once
         share = min(1.0, (total / wanted - apart) / clients)
-        while share >= 0.01 and not _fit(placement(_cut(share)).bundles(clients) * wanted, nodes):
+        while share >= LEAST_CPUS and not _fit(_without_gpu(placement(_cut(share)).bundles(clients)) * wanted, nodes):
             share *= 0.97
-        if share < 0.01:
+        if share < LEAST_CPUS:
             raise InputError(
                 f"{wanted} trials at once x ({clients} clients + {apart:g} CPUs for driver and evaluator) leave no CPU "
                 f"for clients on {_told(nodes)}; lower max_concurrent_trials"
@@ -123,6 +128,10 @@ def _take_gpu(cards: list[float], share: float) -> bool:
             cards[i] -= share
             return True
     return False
+
+
+def _without_gpu(bundles: Sequence[Bundle]) -> list[Bundle]:
+    return [{name: amount for name, amount in bundle.items() if name != "GPU"} for bundle in bundles]
 
 
 def _gpu(share: float) -> Bundle:
