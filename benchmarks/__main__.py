@@ -1,4 +1,4 @@
-"""``python -m benchmarks [pipeline|sum|transport ...]``: tables of figures on this machine, medians of several runs."""
+"""``python -m benchmarks [pipeline|sum|transport|tracking ...]``: figures on this machine, medians of several runs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.search import shelf, tune
+from benchmarks.tracking import tracking
 from raf_ray.data.augment import Augmentation, apply, compose, draw_affines
 from raf_ray.data.batches import Batch, render_pyramid
 from raf_ray.data.shard import cut_shard
@@ -145,6 +146,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "transport": transport,
     "tune": tune,
     "shelf": shelf,
+    "tracking": tracking,
 }
 
 
@@ -158,7 +160,7 @@ def main() -> None:
     console = Console()
     console.print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "opencv-python", "ray")),
+        + ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "opencv-python", "ray", "mlflow")),
         highlight=False,
     )
     for name in chosen:

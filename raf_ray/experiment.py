@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from raf_ray import assembly
 from raf_ray.assembly import Prepared
@@ -150,14 +151,19 @@ def connected(config: Config, clients: int, address: str | None) -> Iterator[str
 
 def watchers_for(config: Config, console: Console, title: str = "") -> list[Watcher]:
     """The watchers of a command: progress, and MLflow where it is asked for."""
-    from raf_ray.tracking.mlflow import MlflowTracker, check_uri
+    from raf_ray.tracking.mlflow import MlflowTracker
     from raf_ray.tracking.progress import ProgressDisplay
+    from raf_ray.tracking.store import check_uri
 
     watchers: list[Watcher] = [ProgressDisplay(console, title)]
     if config.tracking.mlflow:
         check_uri(config.tracking.uri)
-        watchers.append(MlflowTracker(config, lambda line: console.print(f"[yellow]warning[/] {line}")))
+        watchers.append(MlflowTracker(config, partial(warn_on, console)))
     return watchers
+
+
+def warn_on(console: Console, line: str) -> None:
+    console.print(f"[yellow]warning[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def new_folder(parent: Path, name: str = "") -> Path:

@@ -24,8 +24,8 @@ PRESETS = Path(__file__).parent / "presets"
 REPLACED_WHOLE = ("resolution.tiers", "federation.clients", "data.annotations", "data.images")
 """Mappings that a later source replaces instead of merging into."""
 
-RUN_ONLY = ("tracking.", "resources.dashboard", "federation.checkpoint_every")
-"""Keys that no result depends on."""
+RUN_ONLY = ("tracking.", "resources.dashboard", "resources.profile", "federation.checkpoint_every")
+"""Keys that no result depends on: how a run is shown, tracked and kept."""
 
 Tree = TypeVar("Tree", bound=BaseModel)
 
@@ -137,7 +137,7 @@ def flatten(config: BaseModel) -> dict[str, Any]:
 
 
 def config_hash(config: Config) -> str:
-    """16 hex digits that name a federation: of all that its results can depend on, so not of `tracking`."""
+    """16 hex digits that two configs share where they ask for the same run, wherever it is shown or tracked."""
     values = {key: value for key, value in flatten(config).items() if not key.startswith(RUN_ONLY)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -256,6 +256,18 @@ class TrackingConfig(Section):
     """Tracking server; null: SQLite file mlflow.db beside the run folders."""
     experiment: str = "raf-ray"
     """MLflow experiment."""
+    log_model: bool = True
+    """Log the model as an MLflow pyfunc, `model/` among the run's artifacts."""
+    register_model: str | None = None
+    """Registered model that the logged one becomes a version of; null: none."""
+    system_metrics: bool = False
+    """Log CPU, memory and GPU use of this machine every 10 s."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrackingConfig:
+        if self.register_model is not None and not self.log_model:
+            raise ValueError("tracking.register_model needs tracking.log_model=true: it registers the logged model")
+        return self
 
 
 class Config(Section):

@@ -22,7 +22,7 @@ from raf_ray.errors import InputError
 from raf_ray.files import write_atomically, write_json, write_text
 
 FILES = ("config.yaml", "results.json", "rounds.csv", "scores.csv", "model.pt", "checkpoint.pt", "drift.png",
-         "samples.png", "run.log")  # fmt: skip
+         "samples.png", "run.log", "mlflow.jsonl", "mlflow.sent.json")  # fmt: skip
 
 TRACES = re.compile(r"\.?trace-.+-round-\d+(\.\d+)?\.json")
 """Profiler traces and their temporary neighbours; see `raf_ray.federation.tracing`."""

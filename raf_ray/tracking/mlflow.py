@@ -1,158 +1,304 @@
-"""MLflow: parameters, metrics a round, the run folder's files. A server that is away costs one warning."""
+"""MLflow: what happens in a run and in a search of runs, as records of an outbox that a thread sends.
+
+Nothing here waits for a server, and nothing that happened is lost with one: see `outbox` and `sender`.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import os
-import queue
-import socket
-import threading
+import math
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from raf_ray.config import Config
 from raf_ray.config.loading import flatten
-from raf_ray.errors import InputError
+from raf_ray.config.tree import TrackingConfig
 from raf_ray.federation.messages import Event, RoundFinished, Scored
+from raf_ray.federation.run_folder import RunFolder
+from raf_ray.metrics.drift import drift_spread
+from raf_ray.plans import trained_sizes
+from raf_ray.tracking.labels import git_tags, run_tags
+from raf_ray.tracking.outbox import RECORDS, Outbox, Record
+from raf_ray.tracking.sender import Sender
+from raf_ray.tracking.store import MlflowStore, local_uri
+from raf_ray.tracking.system_metrics import SystemSampler
 
-REACH_SECONDS = 3.0
-FINISH_SECONDS = 60.0
+LONGEST_PARAM = 6000
+"""MLflow's limit."""
+CUT = " ... (cut: config.yaml has it whole)"
+ARTIFACTS = (
+    "config.yaml",
+    "results.json",
+    "rounds.csv",
+    "scores.csv",
+    "model.pt",
+    "drift.png",
+    "samples.png",
+    "run.log",
+)
 
 
-def check_uri(uri: str | None) -> None:
-    """Raise InputError for a tracking URI that MLflow cannot use; nothing is contacted."""
-    if uri is None:
-        return
-    parts = urlparse(uri)
-    if parts.scheme in ("http", "https"):
-        if parts.hostname:
-            return
-    elif parts.scheme in ("sqlite", "postgresql", "mysql", "mssql", "databricks") or parts.scheme.startswith(
-        ("postgresql+", "mysql+")
-    ):
-        return
-    raise InputError(
-        f"tracking.uri={uri} is no tracking server; write http://HOST:PORT or sqlite:///FILE, or null for a local file"
-    )
+Warn = Callable[[str], None]
+"""Told, in one sentence, what MLflow does not get."""
+
+
+class Log:
+    """One MLflow run: its outbox, and the thread that sends it."""
+
+    def __init__(self, folder: Path, tracking: TrackingConfig, store: Path, warn: Warn) -> None:
+        """`store` holds the local database and artifacts where no server is given. Raises OSError."""
+        self._warn = warn
+        self._outbox = Outbox(folder)
+        self._tracking = tracking
+        uri = tracking.uri or local_uri(store)
+        self._home = {"uri": uri, "experiment": tracking.experiment}
+        is_server = uri.startswith(("http://", "https://"))
+        self._artifacts = None if is_server else (store / "mlartifacts").resolve().as_uri()
+        self._recorded: set[tuple[str, int]] = set()
+        self.key = ""
+        for record, _ in self._outbox.read():
+            if record["kind"] == "run":
+                self.key = record["key"]
+                experiment = record["experiment"]
+                if experiment != tracking.experiment:
+                    warn(f"MLflow goes on with this run where it began, in experiment {experiment}")
+            elif record["kind"] == "metrics":
+                self._recorded.update((name, record["step"]) for name in record["values"])
+        self.is_new = not self.key
+        self.key = self.key or uuid.uuid4().hex
+        self._failed = False
+        self._sender: Sender | None = None
+
+    def open(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], **parent: str | None) -> None:
+        """Begin the run, or go on with it, and start to send."""
+        if self.is_new:
+            self._put(
+                "run", key=self.key, artifacts=self._artifacts, name=name, tags=dict(tags), **self._home, **parent
+            )
+            self._put("params", values={key: _param(value) for key, value in params.items()})
+        else:
+            self._put("resumed", **self._home)
+        self._start()
+
+    def add(self, values: Mapping[str, float], step: int, artifact: str) -> None:
+        """Metrics that became known after the run's end, and the file that has them too."""
+        waiting = self._outbox.waiting(self._home["uri"])
+        is_new = self.metrics(values, step)
+        if is_new:
+            self.artifact(artifact)
+        if is_new and not waiting:  # else the server was away a moment ago, and the user knows how to send the rest
+            self._start()
+            self._finish()
+        else:
+            self._outbox.close()
+
+    def metrics(self, values: Mapping[str, float], step: int) -> bool:
+        """Record those that are numbers and that the run does not have at this step yet; whether there were any."""
+        new = {
+            _name(key): value
+            for key, value in values.items()
+            if math.isfinite(value) and (_name(key), step) not in self._recorded
+        }
+        if new:
+            self._recorded.update((key, step) for key in new)
+            self._put("metrics", step=step, values=new)
+        return bool(new)
+
+    def last_step(self, prefix: str) -> int:
+        """The last recorded step of the metrics whose names begin so; 0 without one."""
+        return max((step for key, step in self._recorded if key.startswith(prefix)), default=0)
+
+    def artifact(self, path: str) -> None:
+        self._put("artifact", path=path)
+
+    def model(self) -> None:
+        self._put("model", register=self._tracking.register_model)
+
+    def close(self, status: str) -> None:
+        """End the run with MLflow's word for how, and wait a moment for what waits."""
+        self._put("end", key=self.key, status=status)
+        self._finish()
+
+    def _start(self) -> None:
+        self._sender = Sender(self._outbox, self._home["uri"], MlflowStore, self._warn)
+        self._sender.wake()
+
+    def _finish(self) -> None:
+        if self._sender is not None:
+            self._sender.finish()
+
+    def _put(self, kind: str, **values: Any) -> None:
+        record: Record = {"kind": kind, "time": int(time.time() * 1000), **values}
+        try:
+            self._outbox.append(record)
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                self._warn(f"MLflow will lack records of this run, which could not be written: {error}")
+        if self._sender is not None:
+            self._sender.wake()
 
 
 class MlflowTracker:
-    """Logs one run from a thread of its own, so that the run never waits for the server."""
+    """Watches one run and logs it to MLflow."""
 
-    def __init__(self, config: Config, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        warn: Warn,
+        *,
+        parent_run_id: str | None = None,
+        search_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        log_model: bool | None = None,
+    ) -> None:
+        """
+        Args:
+            config: the run's.
+            warn: told, in one sentence each, what MLflow did not get.
+            parent_run_id: MLflow run that this one is nested below.
+            search_id: `SearchTracker.search_id` of the search that this run belongs to, instead.
+            tags: further ones.
+            log_model: in place of `tracking.log_model`.
+        """
         self._config = config
         self._warn = warn
-        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._thread: threading.Thread | None = None
-        self._client: Any = None
-        self._run_id = ""
-        self._failed = False
+        self._parent = {"search": search_id, "parent": parent_run_id}
+        self._tags = {**(tags or {}), **({"raf_ray.search": search_id} if search_id else {})}
+        self._log_model = config.tracking.log_model if log_model is None else log_model
+        self._log: Log | None = None
+        self._sampler: SystemSampler | None = None
+        self._trained: tuple[str, ...] = ()
 
     def begin(self, prepared: Any, folder: Path) -> None:
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._thread.start()
-        resumed = (folder / "results.json").exists()  # now: the run may write it before the thread comes to it
-        self._tasks.put(lambda: self._open(folder, resumed))
+        self._trained = tuple(str(size) for size in trained_sizes(prepared.plans))
+        try:
+            log = Log(folder, self._config.tracking, folder.parent, self._warn)
+        except OSError as error:
+            self._warn(f"MLflow does not log this run: its records cannot be kept in {folder} ({error})")
+            return
+        tags = {**run_tags(self._config, prepared.plans, folder), **self._tags}
+        log.open(folder.name, flatten(self._config), tags, **self._parent)
+        if not log.is_new:
+            self._catch_up(log, RunFolder(folder))
+        if self._config.tracking.system_metrics:
+            before = log.last_step("system/")
+            steps = iter(range(before + 1, 2**53))
+            self._sampler = SystemSampler(lambda values: log.metrics(values, next(steps)))
+        self._log = log
 
     def see(self, event: Event) -> None:
-        now = int(time.time() * 1000)
+        if self._log is None:
+            return
         if isinstance(event, RoundFinished):
-            values = {name: value for name, value in event.row.items() if name != "round"}
-            self._tasks.put(lambda: self._log(values, event.round, now))
+            self._log.metrics({name: value for name, value in event.row.items() if name != "round"}, event.round)
         elif isinstance(event, Scored):
             scores = event.scores
-            named = {f"{scores.split}/{scores.metric}/{s}": v for s, v in scores.by_resolution.items() if v == v}
-            self._tasks.put(lambda: self._log(named, event.round, now))
+            self._score(self._log, event.round, scores.split, scores.metric, scores.by_resolution)
 
     def end(self, folder: Path, results: dict[str, Any] | None) -> None:
-        if self._thread is None:
+        if self._log is None:
             return
-        self._tasks.put(lambda: self._close(folder, results))
-        self._tasks.put(None)
-        self._thread.join(FINISH_SECONDS)
-        if self._thread.is_alive():
-            self._warn_once(f"the server did not take the run within {FINISH_SECONDS:.0f} s")
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            if self._failed:
-                continue
-            try:
-                task()
-            except Exception as error:  # whatever the server or its client raises must not end the run
-                self._warn_once(" ".join(str(error).split())[:300] or type(error).__name__)
-
-    def _warn_once(self, cause: str) -> None:
-        if not self._failed:
-            self._failed = True
-            self._warn(f"MLflow does not log this run: {cause}")
-
-    def _open(self, folder: Path, resumed: bool) -> None:
-        uri = self._config.tracking.uri
-        if uri is None:
-            uri = f"sqlite:///{(folder.parent / 'mlflow.db').resolve()}"
-        parts = urlparse(uri)
-        if parts.scheme in ("http", "https"):
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            try:
-                socket.create_connection((parts.hostname or "", port), timeout=REACH_SECONDS).close()
-            except OSError as error:
-                raise ConnectionError(f"no server answers at {uri} ({error})") from error
-        # Its own defaults retry for more than a minute.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-        with contextlib.redirect_stderr(io.StringIO()):  # it tells of every migration of a fresh database
-            from mlflow import MlflowClient
-
-            logging.getLogger("mlflow").setLevel(logging.ERROR)
-            logging.getLogger("alembic").setLevel(logging.ERROR)
-            self._client = MlflowClient(tracking_uri=uri)
-            experiment = self._client.get_experiment_by_name(self._config.tracking.experiment)
-        if experiment is not None:
-            experiment_id = experiment.experiment_id
-        else:
-            local = None if parts.scheme in ("http", "https") else (folder.parent / "mlartifacts").resolve().as_uri()
-            experiment_id = self._client.create_experiment(self._config.tracking.experiment, local)
-        found = (
-            self._client.search_runs([experiment_id], f"tags.run_folder = '{folder.resolve()}'", max_results=1)
-            if resumed
-            else []
-        )
-        if found:
-            self._run_id = found[0].info.run_id
-            self._client.update_run(self._run_id, status="RUNNING")
-            return
-        run = self._client.create_run(experiment_id, run_name=folder.name, tags={"run_folder": str(folder.resolve())})
-        self._run_id = run.info.run_id
-        from mlflow.entities import Param
-
-        params = [Param(key, str(value)[:6000]) for key, value in flatten(self._config).items()]
-        self._client.log_batch(self._run_id, params=params)
-
-    def _log(self, values: dict[str, float], step: int, timestamp: int) -> None:
-        from mlflow.entities import Metric
-
-        self._client.log_batch(
-            self._run_id,
-            metrics=[Metric(key, float(value), timestamp, step) for key, value in values.items()],
-        )
-
-    def _close(self, folder: Path, results: dict[str, Any] | None) -> None:
-        if results is not None and results["drift_spread"] is not None:
-            self._log({"drift_spread": results["drift_spread"]}, results["rounds"], int(time.time() * 1000))
-        for name in ("config.yaml", "results.json", "rounds.csv", "scores.csv", "model.pt", "drift.png",
-                     "samples.png", "run.log"):  # fmt: skip
+        if self._sampler is not None:
+            self._sampler.stop()
+        if results is not None:
+            drift = {name: results.get(name) for name in ("drift_spread", "drift_to_reference")}
+            self._log.metrics({name: value for name, value in drift.items() if value is not None}, results["rounds"])
+        for name in ARTIFACTS:
             if (folder / name).is_file():
-                self._client.log_artifact(self._run_id, str(folder / name))
-        self._client.set_terminated(self._run_id, _status(folder, results))
+                self._log.artifact(name)
+        if results is not None and self._log_model:
+            self._log.model()
+        self._log.close(_status(folder, results))
+
+    def _score(self, log: Log, done: int, split: str, metric: str, by_size: Mapping[str, float]) -> None:
+        log.metrics({f"{split}/{metric}/{size}": value for size, value in by_size.items()}, done)
+        trained = {size: by_size[size] for size in self._trained if size in by_size}
+        if len(trained) == len(self._trained):
+            log.metrics({f"{split}/drift_spread": drift_spread(trained)}, done)
+
+    def _catch_up(self, log: Log, folder: RunFolder) -> None:
+        """Record what the run's own files say and a kill kept from the outbox."""
+        for row in folder.read_rows("rounds.csv"):
+            if (text := row.pop("round", "")).isdigit():
+                log.metrics({name: float(cell) for name, cell in row.items() if _is_number(cell)}, int(text))
+        scored: dict[tuple[int, str, str], dict[str, float]] = {}
+        for row in folder.read_rows("scores.csv"):
+            if row["round"].isdigit() and _is_number(row["value"]):
+                key = (int(row["round"]), row["split"], row["metric"])
+                scored.setdefault(key, {})[row["resolution"]] = float(row["value"])
+        for (done, split, metric), by_size in scored.items():
+            self._score(log, done, split, metric, by_size)
+
+
+def log_afterwards(config: Config, folder: Path, values: Mapping[str, float], step: int, warn: Warn) -> None:
+    """Add metrics that became known when a run had ended, such as drift to other runs, and its results.json again."""
+    if not (folder / RECORDS).is_file():
+        return
+    try:
+        Log(folder, config.tracking, folder.parent, warn).add(values, step, "results.json")
+    except OSError as error:
+        warn(f"MLflow lacks {', '.join(values)} of {folder}: {error}")
+
+
+class SearchTracker:
+    """The MLflow run of a search, above the runs of its trials.
+
+    Give each trial `MlflowTracker(..., search_id=search.search_id)`, and to all the same `tracking.uri` and
+    `tracking.experiment` (`raf_ray.tracking.store.prepare_store` names the one and makes its file).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tracking: TrackingConfig,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        warn: Warn,
+    ) -> None:
+        """`folder` is the search's own, and is there; a search that is resumed keeps its id. Raises OSError."""
+        self._log = Log(folder, tracking, folder, warn)
+        self._folder, self._name, self._params = folder, name, params
+        self._tags = {"run_folder": str(folder.resolve()), **git_tags(), **tags}
+        self.search_id = self._log.key
+
+    def begin(self) -> None:
+        self._log.open(self._name, self._params, self._tags)
+
+    def metric(self, values: Mapping[str, float], step: int) -> None:
+        self._log.metrics(values, step)
+
+    def artifact(self, path: Path) -> None:
+        """A file in or below the search's folder, or elsewhere where it stays until it is sent."""
+        path = path.resolve()
+        folder = self._folder.resolve()
+        self._log.artifact(str(path.relative_to(folder) if path.is_relative_to(folder) else path))
+
+    def end(self, status: str) -> None:
+        """`status`: FINISHED, FAILED or KILLED."""
+        self._log.close(status)
+
+
+def _param(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST_PARAM else text[: LONGEST_PARAM - len(CUT)] + CUT
+
+
+def _name(name: str) -> str:
+    """A metric's name with only what MLflow allows in one."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-. :/") else "_" for c in name)
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        float(text or "")
+    except ValueError:
+        return False
+    return True
 
 
 def _status(folder: Path, results: dict[str, Any] | None) -> str:
@@ -160,5 +306,8 @@ def _status(folder: Path, results: dict[str, Any] | None) -> str:
     if results is not None:
         return "FINISHED"
     path = folder / "results.json"
-    ended = json.loads(path.read_text(encoding="utf-8")).get("status") if path.is_file() else None
+    try:
+        ended = json.loads(path.read_text(encoding="utf-8")).get("status") if path.is_file() else None
+    except (OSError, ValueError):
+        ended = None
     return "KILLED" if ended == "interrupted" else "FAILED"

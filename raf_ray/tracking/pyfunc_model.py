@@ -1,0 +1,64 @@
+"""The code of a logged model: MLflow copies this file beside the weights and runs it to load them.
+
+    model = mlflow.pyfunc.load_model("runs:/RUN_ID/model")
+    joints = model.predict(pictures)
+
+`pictures` (N, H, W, 3) uint8 RGB, each a crop of one person, of any H and W that the model's stride divides;
+`joints` (N, K, 3) float32: x, y in pixels of the given picture, and confidence. The plain `torch.nn.Module` is
+``raf_ray.saved.load_run(FOLDER).model``, of the run folder or of the run's downloaded artifacts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow.pyfunc
+import numpy as np
+import torch
+from mlflow.exceptions import MlflowException
+
+from raf_ray import assembly
+from raf_ray.config import load_config
+from raf_ray.data.batches import normalise
+from raf_ray.data.codec import decode, heatmap_to_image
+from raf_ray.models.checkpoint import load_checkpoint
+
+
+class KeypointModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Pictures of people -> their joints."""
+
+    def load_context(self, context: Any) -> None:
+        self._config = load_config(file=context.artifacts["config"])
+        path = context.artifacts["model"]
+        joints = torch.load(path, weights_only=True, map_location="cpu")["joints"]
+        self._model = assembly.new_model(self._config.model, len(joints))
+        load_checkpoint(self._model, path)
+        self._model.eval()
+
+    @torch.inference_mode()
+    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
+        pictures = model_input
+        self._check(pictures)
+        found = []
+        for start in range(0, len(pictures), self._config.evaluation.batch_size):
+            crops = torch.from_numpy(pictures[start : start + self._config.evaluation.batch_size])
+            images = normalise(crops.permute(0, 3, 1, 2).float())
+            points, peaks = decode(self._model(images), self._config.evaluation.decode)
+            found.append(torch.cat([heatmap_to_image(points), peaks.unsqueeze(-1)], dim=-1).numpy())
+        return np.concatenate(found)
+
+    def _check(self, pictures: np.ndarray) -> None:
+        shape = pictures.shape
+        if len(shape) != 4 or shape[0] < 1 or shape[-1] != 3 or pictures.dtype != np.uint8:
+            raise MlflowException.invalid_parameter_value(
+                f"the model takes uint8 RGB pictures (N, H, W, 3), one person each, not {shape}"
+            )
+        divisor = int(getattr(self._model, "size_divisor", 4))
+        if not shape[1] or not shape[2] or shape[1] % divisor or shape[2] % divisor:
+            raise MlflowException.invalid_parameter_value(
+                f"the model takes pictures whose height and width {divisor} divides, not {shape[1]}x{shape[2]}; "
+                "crop or resize them"
+            )
+
+
+mlflow.models.set_model(KeypointModel())
