@@ -74,7 +74,7 @@ def _alone(search: Search, folder: Path) -> float:
 def _search(search: Search, folder: Path) -> float:
     request = prepare_search(search, folder, resume=False, overwrite=False)
     show = partial(SearchDisplay, Console(file=io.StringIO()), TRIALS, search.metrics)
-    answer = run_search(request, address=None, display=show, say=print, watchers=lambda config, entry: [])
+    answer = run_search(request, address=None, display=show, say=print, warn=print)
     return float(answer.values["seconds"])
 
 

@@ -51,6 +51,7 @@ def main(words: Sequence[str]) -> None:
     output = Path(arguments.output) if arguments.output else Path("runs") / search.name
 
     from rich.console import Console
+    from rich.markup import escape
 
     from raf_ray.report.search import trials_table
     from raf_ray.search.display import SearchDisplay
@@ -63,7 +64,7 @@ def main(words: Sequence[str]) -> None:
         address=arguments.address,
         display=partial(SearchDisplay, console, search.num_trials, search.metrics),
         say=lambda line: console.print(line, style="dim", highlight=False, soft_wrap=True),
-        watchers=lambda config, entry: [],
+        warn=lambda line: console.print(f"[yellow]warning[/] {escape(line)}", soft_wrap=True, highlight=False),
     )
     best = answer.values["best"]
     console.print()

@@ -409,7 +409,7 @@ def test_asha_stops_federations_of_actors_which_then_are_gone(ray_cluster, tmp_p
     request = prepare_search(search, tmp_path / "out", resume=False, overwrite=False)
     text = io.StringIO()
     answer = run_search(
-        request, address=None, say=print, watchers=lambda config, entry: [],
+        request, address=None, say=print, warn=print,
         display=partial(SearchDisplay, Console(file=text, width=160), 3, search.metrics),
     )  # fmt: skip
     statuses = [(e.status, e.round) for e in answer.ledger.entries]

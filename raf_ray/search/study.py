@@ -30,6 +30,8 @@ from raf_ray.search.ledger import FILE, Entry, Ledger, load_ledger
 from raf_ray.search.placement import Placement, plan_placement
 from raf_ray.search.space import draw
 from raf_ray.search.spec import FREE_TO_CHANGE, Search, SearchConfig, check_search
+from raf_ray.search.tracked import tracked
+from raf_ray.tracking.store import check_uri
 
 SPEC = "search.yaml"
 TUNE = "tune"
@@ -62,6 +64,7 @@ class Request:
 def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: bool) -> Request:
     """Check all that needs no cluster. Raises InputError; nothing is written."""
     ledger = _check_output(search, output, resume, overwrite)
+    check_uri(search.base_config().tracking.uri)
     params = search.planned or tuple(draw(search.space, 1, search.config.seed))
     prepared = assembly.prepare(search.final_config(params[0]))
     model = assembly.new_model(prepared.config.model, len(prepared.skeleton))
@@ -80,7 +83,7 @@ def run_search(
     address: str | None,
     display: Callable[[Callable[[], list[TrialRow]]], SearchDisplay],
     say: Callable[[str], None],
-    watchers: Callable[[Config, Entry], Sequence[Watcher]],
+    warn: Callable[[str], None],
 ) -> Answer:
     """Run the trials that have not ended, then score the winner on `test`, once.
 
@@ -88,7 +91,7 @@ def run_search(
         address: of a Ray cluster, as for `raf_ray.experiment.run_federation`.
         display: makes the display of a function that gives all trials, best first.
         say: told which cluster was joined.
-        watchers: of a trial's federation, made in the trial's process.
+        warn: told, in one sentence each, what MLflow did not get.
 
     Raises:
         InputError: the trials do not fit the cluster; nothing was written.
@@ -99,14 +102,16 @@ def run_search(
     with _connected(address, search.base_config().resources.dashboard, say):
         placement = _placement(search)
         _make_folder(request)
-        _run_trials(request, placement, display(rows), watchers)
-    best = ledger.best()
-    if best is None:
-        failed = next((e.note for e in ledger.entries if e.status == "failed"), "time was up; --resume goes on")
-        raise RunError(f"no trial of {output} finished: {failed}")
-    trained = time.monotonic()
-    test = score_winner(output, ledger, best)
-    values = write_answer(search, ledger, rows(), test, trained - begin)
+        with tracked(search, output, warn) as tracking:
+            _run_trials(request, placement, display(rows), tracking.watchers)
+            best = ledger.best()
+            if best is None:
+                failed = next((e.note for e in ledger.entries if e.status == "failed"), "time was up; --resume goes on")
+                raise RunError(f"no trial of {output} finished: {failed}")
+            trained = time.monotonic()
+            test = score_winner(output, ledger, best)
+            values = write_answer(search, ledger, rows(), test, trained - begin)
+            tracking.answer(ledger, best, test)
     return Answer(output, ledger, rows(), values)
 
 

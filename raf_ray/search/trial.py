@@ -47,6 +47,7 @@ class TrialSetting:
     """Handle of the actor that keeps what trials share."""
     shares: ActorShares
     watchers: Callable[[Config, Entry], Sequence[Watcher]]
+    """Of a trial's federation, made in the trial's process."""
 
 
 def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:

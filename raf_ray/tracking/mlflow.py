@@ -58,6 +58,7 @@ class Log:
         is_server = uri.startswith(("http://", "https://"))
         self._artifacts = None if is_server else (store / "mlartifacts").resolve().as_uri()
         self._recorded: set[tuple[str, int]] = set()
+        self._has_model = False
         self.key = ""
         for record, _ in self._outbox.read():
             if record["kind"] == "run":
@@ -67,6 +68,7 @@ class Log:
                     warn(f"MLflow goes on with this run where it began, in experiment {experiment}")
             elif record["kind"] == "metrics":
                 self._recorded.update((name, record["step"]) for name in record["values"])
+            self._has_model |= record["kind"] == "model"
         self.is_new = not self.key
         self.key = self.key or uuid.uuid4().hex
         self._failed = False
@@ -89,6 +91,16 @@ class Log:
         is_new = self.metrics(values, step)
         if is_new:
             self.artifact(artifact)
+        self._send_added(is_new, bool(waiting))
+
+    def add_model(self) -> None:
+        """The model, after the run's end; once."""
+        waiting, is_new = self._outbox.waiting(self._home["uri"]), not self._has_model
+        if is_new:
+            self.model()
+        self._send_added(is_new, bool(waiting))
+
+    def _send_added(self, is_new: bool, waiting: bool) -> None:
         if is_new and not waiting:  # else the server was away a moment ago, and the user knows how to send the rest
             self._start()
             self._finish()
@@ -154,6 +166,8 @@ class MlflowTracker:
         search_id: str | None = None,
         tags: Mapping[str, str] | None = None,
         log_model: bool | None = None,
+        name: str | None = None,
+        store: Path | None = None,
     ) -> None:
         """
         Args:
@@ -163,12 +177,15 @@ class MlflowTracker:
             search_id: `SearchTracker.search_id` of the search that this run belongs to, instead.
             tags: further ones.
             log_model: in place of `tracking.log_model`.
+            name: of the run; None is the run folder's.
+            store: folder of the local database and artifacts; None is the run folder's parent.
         """
         self._config = config
         self._warn = warn
         self._parent = {"search": search_id, "parent": parent_run_id}
         self._tags = {**(tags or {}), **({"raf_ray.search": search_id} if search_id else {})}
         self._log_model = config.tracking.log_model if log_model is None else log_model
+        self._name, self._store = name, store
         self._log: Log | None = None
         self._sampler: SystemSampler | None = None
         self._trained: tuple[str, ...] = ()
@@ -176,12 +193,12 @@ class MlflowTracker:
     def begin(self, prepared: Any, folder: Path) -> None:
         self._trained = tuple(str(size) for size in trained_sizes(prepared.plans))
         try:
-            log = Log(folder, self._config.tracking, folder.parent, self._warn)
+            log = Log(folder, self._config.tracking, self._store or folder.parent, self._warn)
         except OSError as error:
             self._warn(f"MLflow does not log this run: its records cannot be kept in {folder} ({error})")
             return
         tags = {**run_tags(self._config, prepared.plans, folder), **self._tags}
-        log.open(folder.name, flatten(self._config), tags, **self._parent)
+        log.open(self._name or folder.name, flatten(self._config), tags, **self._parent)
         if not log.is_new:
             self._catch_up(log, RunFolder(folder))
         if self._config.tracking.system_metrics:
@@ -242,6 +259,16 @@ def log_afterwards(config: Config, folder: Path, values: Mapping[str, float], st
         Log(folder, config.tracking, folder.parent, warn).add(values, step, "results.json")
     except OSError as error:
         warn(f"MLflow lacks {', '.join(values)} of {folder}: {error}")
+
+
+def log_model_of(folder: Path, tracking: TrackingConfig, store: Path, warn: Warn) -> None:
+    """Log the model of a run that has ended, such as a search's best. Nothing where the run was not logged."""
+    if not (folder / RECORDS).is_file():
+        return
+    try:
+        Log(folder, tracking, store, warn).add_model()
+    except OSError as error:
+        warn(f"MLflow lacks the model of {folder}: {error}")
 
 
 class SearchTracker:

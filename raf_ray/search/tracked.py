@@ -1,0 +1,91 @@
+"""A search in MLflow: one run for the search, nested below it one for each federation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from raf_ray.config import Config
+from raf_ray.config.loading import flatten
+from raf_ray.config.tree import TrackingConfig
+from raf_ray.experiment import Watcher
+from raf_ray.search.ledger import Entry, Ledger
+from raf_ray.search.spec import Search
+from raf_ray.tracking.mlflow import MlflowTracker, SearchTracker, log_model_of
+from raf_ray.tracking.store import prepare_store
+
+log = logging.getLogger(__name__)
+
+ARTIFACTS = ("search.yaml", "trials.json", "trials.csv", "results.json", "best.yaml", "report.html", "parallel.png",
+             "importance.png", "pareto.png")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """What a search and its trials tell MLflow; nothing where `tracking.mlflow` is false."""
+
+    output: Path
+    setting: TrackingConfig
+    """With the URI that all trials write to."""
+    warn: Callable[[str], None]
+    parent: SearchTracker | None
+
+    @property
+    def watchers(self) -> Callable[[Config, Entry], Sequence[Watcher]]:
+        """Small enough to send to the trials."""
+        search_id = self.parent.search_id if self.parent is not None else None
+        return partial(_watchers, self.setting, search_id, self.output)
+
+    def answer(self, ledger: Ledger, best: Entry, test: dict[str, Any]) -> None:
+        """Log what the search found, and the winner's model with the winner's run."""
+        if self.parent is None:
+            return
+        scores = {f"best/{name}": value for name, value in best.metrics.items() if name != "round"}
+        tested = {f"test/{test['metric']}/{s}": v for s, v in test["by_resolution"].items() if v is not None}
+        self.parent.metric({**scores, **tested, "best/trial": best.number}, len(ledger.finished()))
+        for name in ARTIFACTS:
+            if (ledger.output / name).is_file():
+                self.parent.artifact(ledger.output / name)
+        if self.setting.log_model:
+            log_model_of(ledger.folder_of(best).path, self.setting, self.output, self.warn)
+
+
+@contextmanager
+def tracked(search: Search, output: Path, warn: Callable[[str], None]) -> Iterator[Tracking]:
+    """The search's own MLflow run while it runs; a resumed search goes on with the same one."""
+    asked = search.base_config().tracking
+    if not asked.mlflow:
+        yield Tracking(output, asked, warn, None)
+        return
+    # Made and migrated before any trial opens it: processes that open a fresh SQLite file at once break it.
+    setting = asked.model_copy(update={"uri": prepare_store(asked.uri, output)})
+    params = {key: value for key, value in flatten(search.config).items() if not key.startswith("base.")}
+    params |= {f"base.{key}": value for key, value in flatten(search.base_config()).items()}
+    parent = SearchTracker(output, setting, search.name, params, {"raf_ray.kind": "search"}, warn)
+    parent.begin()
+    status = "FAILED"
+    try:
+        yield Tracking(output.resolve(), setting, warn, parent)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        parent.end(status)
+
+
+def _watchers(
+    setting: TrackingConfig, search_id: str | None, store: Path, config: Config, entry: Entry
+) -> list[Watcher]:
+    if search_id is None:
+        return []
+    told = config.model_copy(update={"tracking": setting})
+    tags = {"raf_ray.trial": str(entry.number)}
+    return [
+        MlflowTracker(told, log.warning, search_id=search_id, tags=tags, log_model=False, name=entry.name, store=store)
+    ]
