@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 from raf_ray.errors import RunError
 from raf_ray.federation.client import Client, Update
 from raf_ray.federation.messages import Event, Scores
-from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member, Score, told
+from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member, NodeError, Score, told
 
 if TYPE_CHECKING:
     from raf_ray.federation.driver import Federation
@@ -32,6 +33,10 @@ with its longest client, and on two cores a demo round is a tenth shorter so."""
 STILL_WAITING_SECONDS = 60.0
 """After so long without news the log says who is waited for. Ray reports a death by itself."""
 
+NODE_ANSWERS_SECONDS = 3.0
+SHOWN = 8
+"""Clients that an error names before it only counts them; run.log names all."""
+
 
 class ClientHost:
     """One client; see `raf_ray.federation.client.Client`."""
@@ -44,14 +49,15 @@ class ClientHost:
     def __repr__(self) -> str:
         return self._name
 
-    def build(self, yields: bool) -> None:
+    def build(self, yields: bool) -> str:
         """Build the client: here and not in the constructor, whose exceptions Ray reports as a death.
 
-        `yields`: leave the cores to longer clients while they want them.
+        `yields`: leave the cores to longer clients while they want them. Returns the id of the node it lives on.
         """
         if yields:
             os.nice(19)
         self._client = self._make()
+        return _this_node()
 
     def train(self, state: np.ndarray, round_index: int, share: float) -> Update:
         assert self._client is not None
@@ -76,10 +82,11 @@ class EvaluatorHost:
     def __repr__(self) -> str:
         return "evaluator"
 
-    def build(self) -> None:
-        """Build the scorer; it leaves the cores to the clients while they want them."""
+    def build(self) -> str:
+        """Build the scorer; it leaves the cores to the clients while they want them. Returns its node's id."""
         os.nice(19)
         self._score = self._make()
+        return _this_node()
 
     def score(self, state: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
         assert self._score is not None
@@ -118,11 +125,28 @@ class ActorShares:
     evaluator_gpus: float
 
 
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster and its raylet's port."""
+
+    address: str
+    port: int
+
+    def answers(self) -> bool:
+        """Whether its raylet still listens. Ray itself notices a lost node only after missed health checks."""
+        try:
+            socket.create_connection((self.address, self.port), timeout=NODE_ANSWERS_SECONDS).close()
+        except OSError:
+            return False
+        return True
+
+
 class RayPool:
     """The clients as Ray actors, one each, and an evaluator actor."""
 
     def __init__(self, members: Sequence[Member], make_score: MakeScore, shares: ActorShares) -> None:
         self._members = {member.name: member for member in members}
+        self._nodes: dict[str, Node] = {}
         self._evaluator = EvaluatorActor.options(
             num_cpus=shares.evaluator_cpus, num_gpus=shares.evaluator_gpus or None
         ).remote(make_score)
@@ -140,6 +164,8 @@ class RayPool:
         # The evaluator is built while the first round trains; its first scoring waits for it.
         self._building_evaluator = {self._evaluator.build.remote(): "evaluator"}
         self._check_built(building)
+        for node in dict.fromkeys(self._nodes[name] for name in self._clients):
+            log.info("on node %s: %s", node.address, ", ".join(self._living_on(node)))
 
     def publish(self, buffer: np.ndarray) -> Any:
         return ray.put(buffer)
@@ -148,7 +174,7 @@ class RayPool:
         calls = {self._clients[name].train.remote(state, round_index, share): name for name, share in shares.items()}
         for name, result in self._arrivals(calls):
             if isinstance(result, Exception):
-                raise self._failure(name, round_index, result)
+                raise self._failure(name, result, round_index)
             yield result
 
     def submit_score(self, state: Any, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Any:
@@ -160,7 +186,7 @@ class RayPool:
             return None
         for _, result in self._arrivals({pending: "evaluator"}):
             if isinstance(result, Exception):
-                raise RunError(f"the evaluator failed: {_cause(result)}") from result
+                raise self._failure("evaluator", result) from result
             return result
         raise AssertionError("unreachable: a pending reference always arrives")
 
@@ -169,7 +195,7 @@ class RayPool:
         states = dict(self._arrivals(calls))
         for name, state in states.items():
             if isinstance(state, Exception):
-                raise self._failure(name, -1, state)
+                raise self._failure(name, state)
         return {name: states[name] for name in self._clients if states[name] is not None}
 
     def restore(self, states: Mapping[str, Any]) -> None:
@@ -180,10 +206,14 @@ class RayPool:
             ray.kill(actor)
 
     def _check_built(self, building: dict[Any, str]) -> None:
-        """Wait until these are built. Raises RunError where one cannot be."""
-        for name, error in self._arrivals(building):
-            if isinstance(error, Exception):
-                raise self._failure(name, -1, error) from error
+        """Wait until these are built, and note where they live. Raises RunError where one cannot be."""
+        homes: dict[str, str] = {}
+        for name, result in self._arrivals(building):
+            if isinstance(result, Exception):
+                raise self._failure(name, result, what="could not start") from result
+            homes[name] = result
+        known = {node["NodeID"]: Node(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes()}
+        self._nodes.update({name: known[home] for name, home in homes.items()})
 
     def _arrivals(self, calls: dict[Any, str]) -> Iterator[tuple[str, Any]]:
         """(name, result or exception) as calls finish. Takes them out of `calls`, so that results are freed."""
@@ -202,13 +232,35 @@ class RayPool:
             del ready, reference
             yield name, result
 
-    def _failure(self, name: str, round_index: int, error: Exception) -> RunError:
+    def _failure(self, name: str, error: Exception, round_index: int | None = None, what: str = "failed") -> RunError:
+        """The error in one sentence: the actor's own, or the node that was lost and all who lived there."""
+        node = self._nodes.get(name)
+        if node is not None and not isinstance(error, RayTaskError) and not node.answers():
+            return self._lost(node, round_index, error)
         if name not in self._members:
-            return RunError(f"the {name} could not start: {_cause(error)}")
+            return RunError(f"the {name} {what}: {_cause(error)}")
         tier = self._members[name].tier
-        if round_index < 0:
-            return RunError(f"client {name} (tier {tier}) could not start: {_cause(error)}")
+        if round_index is None:
+            return RunError(f"client {name} (tier {tier}) {what}: {_cause(error)}")
         return ClientError(name, tier, round_index, _cause(error), details=str(error))
+
+    def _lost(self, node: Node, round_index: int | None, error: Exception) -> NodeError:
+        names = self._living_on(node)
+        told = [f"{name} (tier {self._members[name].tier})" if name in self._members else name for name in names]
+        more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+        when = "" if round_index is None else f" in round {round_index + 1}"
+        return NodeError(
+            f"node {node.address} was lost{when}, and with it {', '.join(told[:SHOWN])}{more}; --resume goes on "
+            "once the cluster has room for all clients again",
+            details=f"{', '.join(told)}\n{error}",
+        )
+
+    def _living_on(self, node: Node) -> list[str]:
+        return sorted(name for name, place in self._nodes.items() if place == node)
+
+
+def _this_node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def _cause(error: Exception) -> str:
