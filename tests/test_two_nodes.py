@@ -97,7 +97,7 @@ def cluster() -> Iterator[TwoNodes]:
     # Ray puts sockets there, whose paths must be short, and the address file that other commands look for.
     folder = Path(tempfile.mkdtemp(prefix="raf2n", dir="/tmp"))
     environment = {**os.environ, "RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1",
-                   "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))}  # fmt: skip
+                   "PYTHONPATH": str(REPOSITORY)}  # fmt: skip
     environment.pop("RAY_ADDRESS", None)
     made = []
     try:
