@@ -103,8 +103,16 @@ class Dashboard:
     url: str
     home: Path
     """Of the head node's user."""
+    temporary: Path
+    """Ray's folder on the head node."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT"""
+        return (self.temporary / "ray_current_cluster").read_text().strip()
 
     def command(self, *words: str) -> list[str]:
+        """A run of a tiny federation; the last --address wins."""
         return [sys.executable, "-m", "raf_ray.run", "--address", self.url, *WORDS, *words]
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -131,7 +139,7 @@ def dashboard() -> Iterator[Dashboard]:
     (folder / "home" / ".ray").mkdir(parents=True)
     (folder / "home" / ".ray" / "auth_token").write_text("0123456789abcdef" * 2)
     port = free_port()
-    found = Dashboard(f"http://127.0.0.1:{port}", folder / "home")
+    found = Dashboard(f"http://127.0.0.1:{port}", folder / "home", folder / "ray")
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0", "--num-cpus=2",
                "--object-store-memory=100000000", "--disable-usage-stats", f"--temp-dir={folder / 'ray'}",
                f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"]  # fmt: skip
@@ -161,11 +169,15 @@ def here(tmp_path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_cluster_that_asks_for_a_token(dashboard, here):
-    done = dashboard.submit(here)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and "asks for a token: set RAY_AUTH_MODE=token" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+@pytest.mark.parametrize("token", [{}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "another"}], ids=["none", "wrong"])
+@pytest.mark.parametrize("where", ["url", "address"])
+def test_a_cluster_that_asks_for_a_token(where, token, dashboard, here):
+    done = dashboard.submit(here, "--address", getattr(dashboard, where), **token)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and getattr(dashboard, where) in last
+    assert last.startswith("error: ") and "asks for a token: set RAY_AUTH_MODE=token" in last
+    assert token or last == done.stderr.strip()
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

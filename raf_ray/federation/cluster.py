@@ -68,9 +68,12 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
 
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": "raf-ray"}
     target = find_address(address)
+    running = _started_here() if target in (None, "auto") else target
+    if running not in (None, "local") and os.environ.get("RAY_AUTH_MODE") != "token":
+        _refuse_token(running)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if target in (None, "auto") and _started_here():
+        if target in (None, "auto") and running:
             context = ray.init(address="auto", **common)
             private = False
         elif target in (None, "local"):
@@ -84,8 +87,10 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
             context = ray.init(address=target, **common)
             private = False
     except ray.exceptions.AuthenticationError as error:
-        raise InputError(f"the Ray cluster at {target or 'this machine'} asks for a token: {TOKEN_ADVICE}") from error
+        raise InputError(f"no token for the Ray cluster was found: {TOKEN_ADVICE}") from error
     except (ConnectionError, RuntimeError, ValueError) as error:
+        if running not in (None, "local"):
+            _refuse_token(running)
         raise InputError(f"cannot reach the Ray cluster at {target}: {str(error).splitlines()[0]}") from error
     _restore_handlers(handlers)
     url = getattr(context, "dashboard_url", None)
@@ -123,12 +128,27 @@ def wait_until_free(cpus: float, seconds: float = 5.0) -> None:
         time.sleep(0.05)
 
 
-def _started_here() -> bool:
-    """Whether `ray start` or `ray up` runs a cluster on this machine; another command's private one is not it."""
+def _started_here() -> str | None:
+    """The cluster that `ray start` or `ray up` runs on this machine; another command's private one is not it."""
     from ray._private.services import find_bootstrap_address, find_gcs_addresses
 
-    started = find_bootstrap_address(None)
-    return started is not None and started in find_gcs_addresses()
+    started: str | None = find_bootstrap_address(None)
+    return started if started in find_gcs_addresses() else None
+
+
+def _refuse_token(address: str | None) -> None:
+    """Raise InputError where the cluster refuses a call for its want of a token.
+
+    Without the right one Ray itself would try for 20 s and then say only that it could not connect.
+    """
+    import grpc
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=5)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise InputError(f"the Ray cluster at {address} asks for a token: {TOKEN_ADVICE}") from error
 
 
 @dataclass(frozen=True)
