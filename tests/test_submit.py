@@ -20,6 +20,7 @@ import pytest
 from raf_ray import run
 from raf_ray.cli import run_command
 from raf_ray.errors import InputError
+from raf_ray.federation.cluster import find_address
 from raf_ray.submit import PACKED_MB, dashboard_of, pack
 from tests.tiny import WORDS
 
@@ -84,15 +85,15 @@ def test_a_dashboards_url_is_told_from_other_addresses(monkeypatch):
     assert dashboard_of("local") is None
 
 
-@pytest.mark.parametrize(
-    "address, says",
-    [("http://127.0.0.1:1", "no Ray dashboard answers at http://127.0.0.1:1"),
-     ("ray://127.0.0.1:10001", "with --address HOST:PORT, or submit it as a job with --address http://HOST:8265")],
-)  # fmt: skip
-def test_what_no_job_can_be_submitted_to(address, says, capsys):
-    assert run_command(run.main, [*WORDS, "--address", address]) == 2
+def test_a_dashboard_that_does_not_answer(capsys):
+    assert run_command(run.main, [*WORDS, "--address", "http://127.0.0.1:1"]) == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith("error: ") and says in error and len(error.splitlines()) == 1
+    assert error.startswith("error: no Ray dashboard answers at http://127.0.0.1:1") and len(error.splitlines()) == 1
+
+
+def test_a_ray_client_address_is_refused_with_the_two_ways_that_work():
+    with pytest.raises(InputError, match=r"with --address HOST:PORT, or submit it .* --address http://HOST:8265"):
+        find_address("ray://127.0.0.1:10001")
 
 
 # --- on a cluster ---------------------------------------------------------------------------------------
