@@ -147,6 +147,8 @@ class RayPool:
     def __init__(self, members: Sequence[Member], make_score: MakeScore, shares: ActorShares) -> None:
         self._members = {member.name: member for member in members}
         self._nodes: dict[str, Node] = {}
+        self._begun = 0
+        """Rounds that training has begun of."""
         self._evaluator = EvaluatorActor.options(
             num_cpus=shares.evaluator_cpus, num_gpus=shares.evaluator_gpus or None
         ).remote(make_score)
@@ -171,6 +173,7 @@ class RayPool:
         return ray.put(buffer)
 
     def train(self, state: Any, round_index: int, shares: Mapping[str, float]) -> Iterator[Update]:
+        self._begun = round_index + 1
         calls = {self._clients[name].train.remote(state, round_index, share): name for name, share in shares.items()}
         for name, result in self._arrivals(calls):
             if isinstance(result, Exception):
@@ -248,7 +251,8 @@ class RayPool:
         names = self._living_on(node)
         told = [f"{name} (tier {self._members[name].tier})" if name in self._members else name for name in names]
         more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
-        when = "" if round_index is None else f" in round {round_index + 1}"
+        after = f" after round {self._begun}" if self._begun else ""
+        when = after if round_index is None else f" in round {round_index + 1}"
         return NodeError(
             f"node {node.address} was lost{when}, and with it {', '.join(told[:SHOWN])}{more}; --resume goes on "
             "once the cluster has room for all clients again",
