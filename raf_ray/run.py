@@ -33,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="DIR", help="run folder (default: a new one below runs/)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
-    parser.add_argument("--address", help="Ray cluster: HOST:PORT, auto, or local for a private one")
+    parser.add_argument("--address", help="Ray cluster: HOST:PORT, auto, local for a private one, or the dashboard's "
+                        "http://HOST:8265 to submit the command as a job")  # fmt: skip
     parser.add_argument("--compare", action="store_true", help="run every method from the same start; one table")
     parser.add_argument("--only", metavar="A,B", help="with --compare: just these methods")
     parser.add_argument("--equal-compute", action="store_true",
@@ -45,6 +46,13 @@ def main(words: Sequence[str]) -> None:
     # Options and key=value words may come in any order.
     arguments = parser().parse_intermixed_args(words)
     _check(arguments)
+    from raf_ray.submit import dashboard_of, submit
+
+    dashboard = dashboard_of(arguments.address)
+    if dashboard is not None:
+        config_from(arguments)  # what is wrong here is said here
+        submit("raf_ray.run", words, dashboard, _kind(arguments), print)
+        return
     config = _resumed_config(arguments) or config_from(arguments)
 
     from rich.console import Console

@@ -33,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="DIR", help="folder of the search (default: runs/NAME of the file)")
     parser.add_argument("--resume", action="store_true", help="go on with the search in its folder")
     parser.add_argument("--overwrite", action="store_true", help="replace the search in its folder")
-    parser.add_argument("--address", help="Ray cluster: HOST:PORT, auto, or local for a private one")
+    parser.add_argument("--address", help="Ray cluster: HOST:PORT, auto, local for a private one, or a dashboard's "
+                        "URL, where the command is submitted as a job")  # fmt: skip
     return parser
 
 
@@ -49,6 +50,19 @@ def main(words: Sequence[str]) -> None:
     file = Path(arguments.file)
     search = load_search(file, arguments.overrides)
     output = Path(arguments.output) if arguments.output else Path("runs") / search.name
+
+    from raf_ray.submit import dashboard_of, submit
+
+    dashboard = dashboard_of(arguments.address)
+    if dashboard is not None:
+        if file.is_absolute() or ".." in file.parts:
+            raise InputError(
+                f"{file} does not lie below the working directory, which alone goes to the cluster; copy it"
+            )
+        if arguments.resume and not arguments.output:
+            raise InputError("--resume on a cluster needs --output: the folder that the first command named")
+        submit("raf_ray.tune", words, dashboard, search.name, print)
+        return
 
     from rich.console import Console
     from rich.markup import escape

@@ -215,7 +215,7 @@ def test_a_client_whose_process_dies_is_named(ray_cluster, tmp_path):
 def test_clients_that_do_not_fit_are_refused_with_the_arithmetic(ray_cluster, tmp_path):
     with pytest.raises(InputError, match=r"3 clients x 5 CPUs \+ 0.4 for driver and evaluator = 15.4 CPUs"):
         run_federation(tiny("resources.cpus_per_client=5"), tmp_path / "run")
-    with pytest.raises(InputError, match=r"floor\(1 / 0.4\) = 2 clients a GPU, 0 GPUs in the cluster hold 0"):
+    with pytest.raises(InputError, match=r"floor\(1 / 0.4\) = 2 clients a GPU, 0 GPUs free in the cluster hold 0"):
         run_federation(tiny("resources.gpus_per_client=0.4"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

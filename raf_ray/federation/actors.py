@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from raf_ray.federation.client import Client, Update
 from raf_ray.federation.messages import Event, Scores
 from raf_ray.federation.meters import Meters, metered
 from raf_ray.federation.names import EVALUATOR
-from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member, Score, told
+from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member, NodeError, Score, told
 
 if TYPE_CHECKING:
     from raf_ray.federation.driver import Federation
@@ -37,6 +38,10 @@ with its longest client, and on two cores a demo round is a tenth shorter so."""
 STILL_WAITING_SECONDS = 60.0
 """After so long without news the log says who is waited for. Ray reports a death by itself."""
 
+NODE_ANSWERS_SECONDS = 3.0
+SHOWN = 8
+"""Clients that an error names before it only counts them; run.log names all."""
+
 
 class ClientHost:
     """One client; see `raf_ray.federation.client.Client`."""
@@ -49,16 +54,17 @@ class ClientHost:
     def __repr__(self) -> str:
         return self._name
 
-    def build(self, yields: bool) -> None:
+    def build(self, yields: bool) -> str:
         """Build the client: here and not in the constructor, whose exceptions Ray reports as a death.
 
-        `yields`: leave the cores to longer clients while they want them.
+        `yields`: leave the cores to longer clients while they want them. Returns the id of the node it lives on.
         """
         if yields:
             os.nice(19)
         self._log = ActorLog.install(self._name)
         self._client = self._make()
         log.info("built, with %d people", len(self._client.batches))
+        return _this_node()
 
     def train(self, state: np.ndarray, round_index: int, share: float) -> Update:
         assert self._client is not None
@@ -90,11 +96,12 @@ class EvaluatorHost:
     def __repr__(self) -> str:
         return EVALUATOR
 
-    def build(self) -> None:
-        """Build the scorer; it leaves the cores to the clients while they want them."""
+    def build(self) -> str:
+        """Build the scorer; it leaves the cores to the clients while they want them. Returns its node's id."""
         os.nice(19)
         ActorLog.install(EVALUATOR)
         self._score = self._make()
+        return _this_node()
 
     def score(self, state: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
         assert self._score is not None
@@ -135,6 +142,22 @@ class ActorShares:
     evaluator_gpus: float
 
 
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster and its raylet's port."""
+
+    address: str
+    port: int
+
+    def answers(self) -> bool:
+        """Whether its raylet still listens. Ray itself notices a lost node only after missed health checks."""
+        try:
+            socket.create_connection((self.address, self.port), timeout=NODE_ANSWERS_SECONDS).close()
+        except OSError:
+            return False
+        return True
+
+
 class RayPool:
     """The clients as Ray actors, one each, and an evaluator actor.
 
@@ -143,6 +166,9 @@ class RayPool:
 
     def __init__(self, members: Sequence[Member], make_score: MakeScore, shares: ActorShares, namespace: str) -> None:
         self._members = {member.name: member for member in members}
+        self._nodes: dict[str, Node] = {}
+        self._begun = 0
+        """Rounds that training has begun of."""
         self._evaluator = EvaluatorActor.options(
             name=EVALUATOR,
             namespace=namespace,
@@ -168,19 +194,22 @@ class RayPool:
         # The evaluator is built while the first round trains; its first scoring waits for it.
         self._building_evaluator = {self._evaluator.build.remote(): EVALUATOR}
         self._check_built(building)
+        for node in dict.fromkeys(self._nodes[name] for name in self._clients):
+            log.info("on node %s: %s", node.address, ", ".join(self._living_on(node)))
 
     def publish(self, buffer: np.ndarray) -> Any:
         return ray.put(buffer)
 
     def train(self, state: Any, round_index: int, shares: Mapping[str, float]) -> Iterator[Update]:
-        task = f"train round {round_index + 1}"
+        self._begun = round_index + 1
+        task = f"train round {self._begun}"
         calls = {
             self._clients[name].train.options(name=task).remote(state, round_index, share): name
             for name, share in shares.items()
         }
         for name, result in self._arrivals(calls):
             if isinstance(result, Exception):
-                raise self._failure(name, round_index, result)
+                raise self._failure(name, result, round_index)
             yield result
 
     def submit_score(self, state: Any, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Any:
@@ -192,7 +221,7 @@ class RayPool:
             return None
         for _, result in self._arrivals({pending: EVALUATOR}):
             if isinstance(result, Exception):
-                raise _lost(RunError(f"the evaluator failed: {_cause(result)}"), EVALUATOR, result) from result
+                raise self._failure(EVALUATOR, result) from result
             return result
         raise AssertionError("unreachable: a pending reference always arrives")
 
@@ -201,7 +230,7 @@ class RayPool:
         states = dict(self._arrivals(calls))
         for name, state in states.items():
             if isinstance(state, Exception):
-                raise self._failure(name, -1, state)
+                raise self._failure(name, state)
         return {name: states[name] for name in self._clients if states[name] is not None}
 
     def restore(self, states: Mapping[str, Any]) -> None:
@@ -212,10 +241,14 @@ class RayPool:
             ray.kill(actor)
 
     def _check_built(self, building: dict[Any, str]) -> None:
-        """Wait until these are built. Raises RunError where one cannot be."""
-        for name, error in self._arrivals(building):
-            if isinstance(error, Exception):
-                raise self._failure(name, -1, error) from error
+        """Wait until these are built, and note where they live. Raises RunError where one cannot be."""
+        homes: dict[str, str] = {}
+        for name, result in self._arrivals(building):
+            if isinstance(result, Exception):
+                raise self._failure(name, result, what="could not start") from result
+            homes[name] = result
+        known = {node["NodeID"]: Node(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes()}
+        self._nodes.update({name: known[home] for name, home in homes.items()})
 
     def _arrivals(self, calls: dict[Any, str]) -> Iterator[tuple[str, Any]]:
         """(name, result or exception) as calls finish. Takes them out of `calls`, so that results are freed."""
@@ -234,13 +267,34 @@ class RayPool:
             del ready, reference
             yield name, result
 
-    def _failure(self, name: str, round_index: int, error: Exception) -> RunError:
+    def _failure(self, name: str, error: Exception, round_index: int | None = None, what: str = "failed") -> RunError:
+        """The error in one sentence: the actor's own, or the node that was lost and all who lived there."""
+        node = self._nodes.get(name)
+        if node is not None and not isinstance(error, RayTaskError) and not node.answers():
+            return self._lost_node(node, round_index, error)
         if name not in self._members:
-            return _lost(RunError(f"the {name} could not start: {_cause(error)}"), name, error)
+            return _lost(RunError(f"the {name} {what}: {_cause(error)}"), name, error)
         tier = self._members[name].tier
-        if round_index < 0:
-            return _lost(RunError(f"client {name} (tier {tier}) could not start: {_cause(error)}"), name, error)
+        if round_index is None:
+            return _lost(RunError(f"client {name} (tier {tier}) {what}: {_cause(error)}"), name, error)
         return _lost(ClientError(name, tier, round_index, _cause(error), details=str(error)), name, error)
+
+    def _lost_node(self, node: Node, round_index: int | None, error: Exception) -> NodeError:
+        names = self._living_on(node)
+        told = [f"{name} (tier {self._members[name].tier})" if name in self._members else name for name in names]
+        more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+        after = f" after round {self._begun}" if self._begun else ""
+        when = after if round_index is None else f" in round {round_index + 1}"
+        failure = NodeError(
+            f"node {node.address} was lost{when}, and with it {', '.join(told[:SHOWN])}{more}; --resume goes on "
+            "once the cluster has room for all clients again",
+            details=f"{', '.join(told)}\n{error}",
+        )
+        failure.lost = tuple(names)
+        return failure
+
+    def _living_on(self, node: Node) -> list[str]:
+        return sorted(name for name, place in self._nodes.items() if place == node)
 
 
 def _lost(failure: RunError, name: str, error: Exception) -> RunError:
@@ -260,6 +314,10 @@ def _bundle(index: int) -> dict[str, Any]:
     if group is None:
         return {}
     return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)}
+
+
+def _this_node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def _cause(error: Exception) -> str:

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor
 from typing import Any, Literal
@@ -24,6 +25,11 @@ DRIVER_CPUS = 0.1
 EVALUATOR_CPUS = 0.3
 LOCAL_STORE_BYTES = 512 * 2**20
 """Object store of a private local cluster: several states of the largest built-in model that a laptop trains."""
+
+TOKEN_ADVICE = (
+    "set RAY_AUTH_MODE=token, with the cluster's token in RAY_AUTH_TOKEN or in ~/.ray/auth_token (`ray get-auth-token` "
+    "on one of its nodes shows it)"
+)
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,10 @@ def find_address(address: str | None) -> str | None:
     if address in (None, "local", "auto"):
         return address
     assert address is not None
-    if address.startswith(("ray://", "http://", "https://")):
+    if "://" in address:
         raise InputError(
             f"--address {address}: a federation's driver must run inside the cluster; run the command on one of "
-            "its nodes (ray attach) with --address HOST:PORT"
+            "its nodes with --address HOST:PORT, or submit it as a job with --address http://HOST:8265 (the dashboard)"
         )
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or not host:
@@ -62,9 +68,12 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
 
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": "raf-ray"}
     target = find_address(address)
+    running = _started_here() if target in (None, "auto") else target
+    if running not in (None, "local") and os.environ.get("RAY_AUTH_MODE") != "token":
+        _refuse_token(running)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        if target in (None, "auto") and _started_here():
+        if target in (None, "auto") and running:
             context = ray.init(address="auto", **common)
             private = False
         elif target in (None, "local"):
@@ -77,7 +86,11 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
                 raise ConnectionError("no cluster that `ray start` or `ray up` made runs on this machine")
             context = ray.init(address=target, **common)
             private = False
+    except ray.exceptions.AuthenticationError as error:
+        raise InputError(f"no token for the Ray cluster was found: {TOKEN_ADVICE}") from error
     except (ConnectionError, RuntimeError, ValueError) as error:
+        if running not in (None, "local"):
+            _refuse_token(running)
         raise InputError(f"cannot reach the Ray cluster at {target}: {str(error).splitlines()[0]}") from error
     _restore_handlers(handlers)
     url = getattr(context, "dashboard_url", None)
@@ -115,12 +128,36 @@ def wait_until_free(cpus: float, seconds: float = 5.0) -> None:
         time.sleep(0.05)
 
 
-def _started_here() -> bool:
-    """Whether `ray start` or `ray up` runs a cluster on this machine; another command's private one is not it."""
+def _started_here() -> str | None:
+    """The cluster that `ray start` or `ray up` runs on this machine; another command's private one is not it."""
     from ray._private.services import find_bootstrap_address, find_gcs_addresses
 
-    started = find_bootstrap_address(None)
-    return started is not None and started in find_gcs_addresses()
+    started: str | None = find_bootstrap_address(None)
+    return started if started in find_gcs_addresses() else None
+
+
+def _refuse_token(address: str | None) -> None:
+    """Raise InputError where the cluster refuses a call for its want of a token.
+
+    Without the right one Ray itself would try for 20 s and then say only that it could not connect.
+    """
+    import grpc
+
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=5)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                raise InputError(f"the Ray cluster at {address} asks for a token: {TOKEN_ADVICE}") from error
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a node has free. The driver runs on `here`, the node of this process."""
+
+    cpus: float
+    gpus: float = 0.0
+    here: bool = False
 
 
 def plan_shares(clients: int, cpus_per_client: float | Literal["auto"], gpus_per_client: float) -> ActorShares:
@@ -129,45 +166,65 @@ def plan_shares(clients: int, cpus_per_client: float | Literal["auto"], gpus_per
     Raises:
         InputError: the clients do not fit, with the arithmetic.
     """
-    import ray
+    return fit(free_rooms(), clients, cpus_per_client, gpus_per_client)
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+def free_rooms() -> list[Room]:
+    """What the connected cluster's nodes have free, one room a node."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    here = ray.get_runtime_context().get_node_id()
+    return [
+        Room(free.get("CPU", 0.0), free.get("GPU", 0.0), node == here)
+        for node, free in available_resources_per_node().items()
+    ]
+
+
+def fit(
+    rooms: Sequence[Room], clients: int, cpus_per_client: float | Literal["auto"], gpus_per_client: float
+) -> ActorShares:
+    """Shares with which driver, evaluator and all clients find room, in whatever order Ray places them.
+
+    An actor lives on one node, so shares are counted node by node. Every node that can hold clients keeps room
+    for the evaluator, since which one it will be on is Ray's choice.
+
+    Raises:
+        InputError: the clients do not fit, with the arithmetic.
+    """
     if gpus_per_client > 1 and gpus_per_client != int(gpus_per_client):
         raise InputError(f"resources.gpus_per_client={gpus_per_client:g}: above 1 Ray takes whole GPUs only")
-    share = _cpu_share(clients, cpus_per_client, [node.get("CPU", 0.0) for node in nodes])
-    if gpus_per_client == 0:
-        return ActorShares(share, 0.0, EVALUATOR_CPUS, 0.0)
-    slots = sum(_gpu_slots(node.get("GPU", 0.0), gpus_per_client) for node in nodes)
-    if slots < clients:
+    if not any(room.here and room.cpus >= DRIVER_CPUS - 1e-9 for room in rooms):
+        raise InputError(
+            "this node has no CPU free, and a federation's driver runs where its command runs: free one, or give "
+            "the node CPUs when it starts (ray start --num-cpus)"
+        )
+    limits = [_gpu_slots(room.gpus, gpus_per_client) if gpus_per_client else clients for room in rooms]
+    if sum(limits) < clients:
         each = (
             f"floor(1 / {gpus_per_client:g}) = {floor(1 / gpus_per_client + 1e-9)} clients a GPU"
             if gpus_per_client <= 1
             else f"{gpus_per_client:g} GPUs a client"
         )
-        total = sum(node.get("GPU", 0.0) for node in nodes)
+        total = sum(room.gpus for room in rooms)
         raise InputError(
-            f"{clients} clients of {gpus_per_client:g} GPU do not fit: {each}, {total:g} GPUs in the cluster hold "
-            f"{slots}; lower resources.gpus_per_client or federation.clients"
+            f"{clients} clients of {gpus_per_client:g} GPU do not fit: {each}, {total:g} GPUs free in the cluster "
+            f"hold {sum(limits)}; lower resources.gpus_per_client or federation.clients"
         )
-    evaluator_gpus = gpus_per_client if slots > clients and gpus_per_client <= 1 else 0.0
+    share = _cpu_share(rooms, limits, clients, cpus_per_client)
+    spare = _slots(rooms, limits, share) > clients
+    evaluator_gpus = gpus_per_client if spare and gpus_per_client <= 1 else 0.0
     return ActorShares(share, gpus_per_client, EVALUATOR_CPUS, evaluator_gpus)
 
 
-def _cpu_share(clients: int, asked: float | Literal["auto"], node_cpus: list[float]) -> float:
-    """A client's CPUs, such that all fit on the nodes beside the driver and the evaluator."""
-    import ray
-
+def _cpu_share(rooms: Sequence[Room], limits: Sequence[int], clients: int, asked: float | Literal["auto"]) -> float:
+    """A client's CPUs, such that all fit on the nodes that may hold them: `limits` clients each."""
     apart = DRIVER_CPUS + EVALUATOR_CPUS
-    free = ray.available_resources().get("CPU", 0.0)
-    # Room for driver and evaluator on every node: which one they will be on is Ray's choice.
-    rooms = [cpus - apart for cpus in node_cpus if cpus > apart]
-
-    def slots(share: float) -> int:
-        return sum(floor(room / share + 1e-9) for room in rooms)
-
+    free = sum(room.cpus for room in rooms)
     if asked == "auto":
-        share = min(1.0, max(free - apart, 0.0) / clients, sum(rooms) / clients)
-        while share >= 0.001 and slots(floor(share * 1000) / 1000) < clients:
+        usable = sum(_client_cpus(room) for room, limit in zip(rooms, limits, strict=True) if limit)
+        share = min(1.0, max(free - apart, 0.0) / clients, usable / clients)
+        while share >= 0.001 and _slots(rooms, limits, floor(share * 1000) / 1000) < clients:
             share *= 0.97
         share = floor(share * 1000) / 1000
         if share <= 0:
@@ -182,15 +239,26 @@ def _cpu_share(clients: int, asked: float | Literal["auto"], node_cpus: list[flo
             f"{clients} clients x {asked:g} CPUs + {apart:g} for driver and evaluator = "
             f"{needed:g} CPUs, but the cluster has {free:g} free; lower resources.cpus_per_client (or auto)"
         )
-    if slots(asked) < clients:
+    if _slots(rooms, limits, asked) < clients:
         raise InputError(
             f"{clients} clients of {asked:g} CPUs do not fit: beside the driver and evaluator the nodes hold "
-            f"{slots(asked)} such shares; lower resources.cpus_per_client (or auto)"
+            f"{_slots(rooms, limits, asked)} such shares; lower resources.cpus_per_client (or auto)"
         )
     return asked
 
 
+def _client_cpus(room: Room) -> float:
+    return max(0.0, room.cpus - EVALUATOR_CPUS - (DRIVER_CPUS if room.here else 0.0))
+
+
+def _slots(rooms: Sequence[Room], limits: Sequence[int], share: float) -> int:
+    """How many clients of `share` CPUs the nodes hold."""
+    if share <= 0:
+        return 0
+    return sum(min(floor(_client_cpus(room) / share + 1e-9), limit) for room, limit in zip(rooms, limits, strict=True))
+
+
 def _gpu_slots(gpus: float, share: float) -> int:
-    if share > 1:
-        return floor(gpus / share)
+    if share > 1 or gpus < 1:
+        return floor(gpus / share + 1e-9)
     return int(gpus) * floor(1 / share + 1e-9)

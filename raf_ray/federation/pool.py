@@ -30,6 +30,14 @@ class ClientError(RunError):
         self.details = details
 
 
+class NodeError(RunError):
+    """A node of the cluster was lost; the message names it and who lived there."""
+
+    def __init__(self, message: str, details: str) -> None:
+        super().__init__(message)
+        self.details = details
+
+
 def told(error: BaseException | None) -> str:
     """An exception in one line; those of this project speak for themselves."""
     text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"

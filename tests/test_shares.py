@@ -1,0 +1,87 @@
+"""What actors ask for, so that all find room: counted node by node, against a search over every placement."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from raf_ray.errors import InputError
+from raf_ray.federation.actors import ActorShares
+from raf_ray.federation.cluster import DRIVER_CPUS, EVALUATOR_CPUS, Room, fit
+
+LAPTOP = [Room(2, here=True)]
+TWO = [Room(2, here=True), Room(2)]
+UNEVEN = [Room(1, here=True), Room(3), Room(0.5)]
+SMALL_HEAD = [Room(0.5, here=True), Room(4)]
+GPUS = [Room(8, here=True), Room(4, 1), Room(4, 1)]
+"""A head without a GPU, as in cluster/gpu.yaml."""
+
+
+def finds_room(rooms: list[Room], clients: int, shares: ActorShares) -> bool:
+    """Whether every order in which Ray may place the actors, on whichever nodes, ends with all of them placed."""
+    gpus = shares.client_gpus
+
+    def place(free: list[tuple[float, float]], waiting: tuple[int, bool]) -> bool:
+        left, evaluator = waiting
+        if not left and not evaluator:
+            return True
+        for kind in ("client", "evaluator"):
+            if (kind == "client" and not left) or (kind == "evaluator" and not evaluator):
+                continue
+            cpu = shares.client_cpus if kind == "client" else shares.evaluator_cpus
+            gpu = gpus if kind == "client" else shares.evaluator_gpus
+            fitting = [i for i, (c, g) in enumerate(free) if c >= cpu - 1e-9 and g >= gpu - 1e-9]
+            rest = (left - 1, evaluator) if kind == "client" else (left, False)
+            if not fitting:
+                return False
+            for i in fitting:
+                after = [(c - cpu, g - gpu) if i == j else (c, g) for j, (c, g) in enumerate(free)]
+                if not place(after, rest):
+                    return False
+        return True
+
+    return place([(r.cpus - (DRIVER_CPUS if r.here else 0), r.gpus) for r in rooms], (clients, True))
+
+
+@pytest.mark.parametrize(
+    "rooms", [LAPTOP, TWO, [Room(1, here=True), Room(3), Room(0.5)], [Room(0.5, here=True), Room(4)]]
+)
+@pytest.mark.parametrize("clients", [1, 2, 3, 4, 5])
+def test_auto_shares_find_room_in_every_order(rooms, clients):
+    shares = fit(rooms, clients, "auto", 0.0)
+    assert 0 < shares.client_cpus <= 1 and shares.evaluator_cpus == EVALUATOR_CPUS
+    assert finds_room(rooms, clients, shares)
+
+
+@pytest.mark.parametrize("clients, gpus", itertools.product([1, 2, 3, 4, 5], [0.25, 0.4, 1.0]))
+def test_gpu_clients_find_room_on_the_nodes_that_have_gpus_or_are_refused(clients, gpus):
+    fits = clients <= 2 * int(1 / gpus)
+    if not fits:
+        with pytest.raises(InputError, match=r"do not fit"):
+            fit(GPUS, clients, "auto", gpus)
+        return
+    shares = fit(GPUS, clients, "auto", gpus)
+    assert finds_room(GPUS, clients, shares)
+    assert shares.evaluator_gpus == (gpus if clients < 2 * int(1 / gpus) else 0)
+
+
+def test_cpus_of_nodes_without_a_gpu_are_no_room_for_gpu_clients():
+    """16 CPUs in all, but the eight clients' nodes have 3.7 each beside the evaluator's room: four a node."""
+    shares = fit(GPUS, 8, "auto", 0.25)
+    assert 0.85 < shares.client_cpus <= 3.7 / 4
+    with pytest.raises(InputError, match=r"8 clients of 1 CPUs do not fit: .* the nodes hold 6 such shares"):
+        fit(GPUS, 8, 1.0, 0.25)
+
+
+def test_the_node_of_the_command_must_have_room_for_the_driver():
+    with pytest.raises(InputError, match="this node has no CPU free, and a federation's driver runs where its command"):
+        fit([Room(0, here=True), Room(8)], 3, "auto", 0.0)
+
+
+def test_what_is_asked_for_is_kept_or_refused_with_the_arithmetic():
+    assert fit(TWO, 2, 1.5, 0.0).client_cpus == 1.5
+    with pytest.raises(InputError, match=r"3 clients x 1.3 CPUs \+ 0.4 for driver and evaluator = 4.3 CPUs"):
+        fit(TWO, 3, 1.3, 0.0)
+    with pytest.raises(InputError, match=r"3 clients of 1.2 CPUs do not fit: .* the nodes hold 2 such shares"):
+        fit(TWO, 3, 1.2, 0.0)
