@@ -27,7 +27,7 @@ num_samples: 4
 """
 
 
-def search_file(folder: Path, *words: str, text: str = TINY) -> Path:
+def search_file(folder: Path, text: str = TINY) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(text, encoding="utf-8")
     return path

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +69,27 @@ def test_kills_at_random_moments_cost_nothing_that_was_finished(tmp_path, undist
         again = trained(output, trial)
         assert again == before.get(trial["hash"], again)
         assert sorted(set(again)) == ROUNDS and len(again) <= len(ROUNDS) + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_search_says_so_and_goes_on(tmp_path, undisturbed, number):
+    words = (str(search_file(tmp_path)), "--output", str(tmp_path / "out"))
+    output = tmp_path / "out"
+    process = start(*words)
+    wait_for(lambda: any(t["round"] >= 1 for t in trials(output)), process)
+    process.send_signal(number)
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and told.splitlines()[-1].startswith("stopped"), told
+    statuses = {t["status"] for t in trials(output)}
+    assert "interrupted" in statuses and "running" not in statuses
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and str(output) in command_of(pid)]
+    finish(start(*words, "--resume"))
+    check_whole(output, undisturbed)
+
+
+def command_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""

@@ -23,6 +23,8 @@ import pytest
 import torch
 
 from raf_ray import run_federation
+from raf_ray.search.spec import load_search
+from tests.searching import TINY, search_file, trials
 from tests.tiny import WORDS, tiny
 
 pytestmark = pytest.mark.slow
@@ -193,3 +195,23 @@ def test_a_lost_node_ends_the_run_in_one_sentence_and_the_other_resumes_it(tmp_p
         assert clients_by_node(tmp_path / "run")[HEAD] > lost
     reference = run_federation(tiny(*words, "federation.engine=in_process"), tmp_path / "reference")
     assert_same(tmp_path / "run", reference.folder)
+
+
+def test_a_search_over_two_nodes_keeps_its_run_folders_on_the_commands_node(two_nodes, tmp_path):
+    """Each trial's clients need both nodes; scores are those of one process."""
+    text = TINY.replace("engine: in_process", "clients: {high: 2, mid: 2}").replace("num_samples: 4", "num_samples: 2")
+    words = ["resources.client_cpus=0.7", "max_concurrent_trials=1"]
+    file = search_file(tmp_path, text=text)
+    done = two_nodes.run("raf_ray.tune", str(file), "--address", two_nodes.address,
+                         "--output", str(tmp_path / "out"), *words)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    search = load_search(file, words)
+    for trial in trials(tmp_path / "out"):
+        folder = tmp_path / "out" / trial["folder"]
+        assert trial["status"] == "finished"
+        assert {node: len(names) for node, names in clients_by_node(folder).items()} == {HEAD: 2, SECOND: 2}
+    params = trials(tmp_path / "out")[0]["params"]
+    config = search.trial_config(params)
+    alone = config.model_copy(update={"federation": config.federation.model_copy(update={"engine": "in_process"})})
+    reference = run_federation(alone, tmp_path / "reference")
+    assert_same(tmp_path / "out" / trials(tmp_path / "out")[0]["folder"], reference.folder)

@@ -48,7 +48,8 @@ def _make(make: Callable[[], Any]) -> Any:
 
 
 ShelfActor: Any = ray.remote(num_cpus=0, max_restarts=0)(Shelf)
-MakeTask: Any = ray.remote(max_retries=0)(_make)
+MakeTask: Any = ray.remote(max_retries=3)(_make)
+"""Made again where the node that held it was lost."""
 
 
 def take(shelf: Any, key: str, make: Callable[[], Any]) -> Any:

@@ -229,8 +229,10 @@ def _run_trials(
 ) -> None:
     search, output, ledger = request.search, request.output.resolve(), request.ledger
     with _tune_settings():
+        import ray
         from ray import tune
         from ray.tune.logger import JsonLoggerCallback
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from raf_ray.search.proposer import Proposer, scheduler_of
         from raf_ray.search.recorder import Recorder
@@ -241,7 +243,8 @@ def _run_trials(
             for path in (output / TUNE).glob(pattern):
                 path.unlink()
         proposer = Proposer(search, ledger)
-        shelf = ShelfActor.remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        shelf = ShelfActor.options(scheduling_strategy=here).remote()
         setting = TrialSetting(search, output, uuid.uuid4().hex, shelf, placement.shares, watchers)
 
         def bundles(told: Mapping[str, Any]) -> Any:
