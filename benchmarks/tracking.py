@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,16 +25,20 @@ CALLS, ROUNDS, REPEATS = 2000, 15, 4
 
 
 class Clock:
-    """When each round was done."""
+    """When each round was done, and the CPU seconds that the sender's thread had used by then."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
+        self.sender: list[float] = []
 
     def begin(self, prepared: Any, folder: Path) -> None: ...
 
     def see(self, event: Event) -> None:
         if isinstance(event, RoundFinished):
             self.times.append(time.perf_counter())
+            threads = [thread.ident for thread in threading.enumerate() if thread.name == "mlflow" and thread.ident]
+            clocks = [time.pthread_getcpuclockid(thread) for thread in threads]
+            self.sender.append(sum(time.clock_gettime(clock) for clock in clocks))
 
     def end(self, folder: Path, results: dict[str, Any] | None) -> None: ...
 
@@ -44,15 +49,22 @@ def tracking() -> Table:
         root = Path(place)
         uris = {"none": None, "SQLite": prepare_store(None, root), "a dead server": DEAD}
         rounds: dict[str, list[float]] = {name: [] for name in uris}
+        sender: dict[str, list[float]] = {name: [] for name in uris}
         for repeat in range(REPEATS):
             for name, uri in uris.items():
-                rounds[name] += _rounds(root / f"{name}-{repeat}", uri)
+                clock = _run(root / f"{name}-{repeat}", uri)
+                # Not the first two rounds, in which MLflow is imported and caches fill.
+                rounds[name] += [b - a for a, b in zip(clock.times[1:], clock.times[2:], strict=False)]
+                sender[name].append((clock.sender[-1] - clock.sender[1]) / (ROUNDS - 2))
         call = _call_seconds(root / "calls")
     plain = statistics.median(rounds["none"])
     table = Table(title="tracking: a round of 3 clients x 60 people in one process", title_justify="left")
     for column in ("step", "ms", "of a round"):
         table.add_column(column, justify="left" if column == "step" else "right")
     table.add_row("what a round waits for: one call, a dead server", f"{1e3 * call:.3f}", f"{100 * call / plain:.3f} %")
+    for name in ("SQLite", "a dead server"):
+        cpu = statistics.median(sender[name])
+        table.add_row(f"CPU of the sender's thread, {name}", f"{1e3 * cpu:.3f}", f"{100 * cpu / plain:.3f} %")
     for name, seconds in rounds.items():
         median = statistics.median(seconds)
         table.add_row(f"a round, tracking to {name}", f"{1e3 * median:.1f}", f"{100 * (median / plain - 1):+.1f} %")
@@ -67,12 +79,11 @@ def _config(uri: str | None) -> Config:
     ])  # fmt: skip
 
 
-def _rounds(folder: Path, uri: str | None) -> list[float]:
-    """Seconds of each round but the first two, in which MLflow is imported and caches fill."""
+def _run(folder: Path, uri: str | None) -> Clock:
     config, clock = _config(uri), Clock()
     trackers = [MlflowTracker(config, lambda line: None)] if uri else []
     run_federation(config, folder, watchers=[*trackers, clock])
-    return [after - before for before, after in zip(clock.times[1:], clock.times[2:], strict=False)]
+    return clock
 
 
 def _call_seconds(folder: Path) -> float:

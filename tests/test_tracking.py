@@ -241,6 +241,18 @@ def test_a_folder_without_records_is_a_wrong_request(tmp_path, capsys):
     assert "holds no MLflow records" in capsys.readouterr().err
 
 
+def test_the_artifacts_lie_beside_the_local_database_that_sync_is_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("seed: 0\n")
+    pretend(tmp_path / "run", "tracking.uri=http://127.0.0.1:9")
+    store = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
+    (tmp_path / "other").mkdir()
+    assert run_command(track, ["sync", "run", "--uri", store]) == 0
+    assert list((tmp_path / "other" / "mlartifacts").rglob("config.yaml"))
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "other"}
+
+
 def test_overwriting_a_run_makes_a_new_one_in_mlflow(tmp_path, store):
     folder = tmp_path / "mine"
     pretend(folder, f"tracking.uri={store}")

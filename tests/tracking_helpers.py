@@ -16,7 +16,7 @@ from raf_ray.plans import plan_clients
 from raf_ray.tracking.mlflow import MlflowTracker
 from tests.tiny import tiny
 
-CLOCKED = ("seconds", "people_per_s")
+CLOCKED = ("seconds", "wait_seconds", "people_per_s")
 """Metrics that two equal runs do not share."""
 
 Point = tuple[str, int, float]

@@ -29,7 +29,6 @@ ARTIFACTS = ("search.yaml", "trials.json", "trials.csv", "results.json", "best.y
 class Tracking:
     """What a search and its trials tell MLflow; nothing where `tracking.mlflow` is false."""
 
-    output: Path
     setting: TrackingConfig
     """With the URI that all trials write to."""
     warn: Callable[[str], None]
@@ -39,7 +38,7 @@ class Tracking:
     def watchers(self) -> Callable[[Config, Entry], Sequence[Watcher]]:
         """Small enough to send to the trials."""
         search_id = self.parent.search_id if self.parent is not None else None
-        return partial(_watchers, self.setting, search_id, self.output)
+        return partial(_watchers, self.setting, search_id)
 
     def answer(self, ledger: Ledger, best: Entry, test: dict[str, Any]) -> None:
         """Log what the search found, and the winner's model with the winner's run."""
@@ -52,7 +51,7 @@ class Tracking:
             if (ledger.output / name).is_file():
                 self.parent.artifact(ledger.output / name)
         if self.setting.log_model:
-            log_model_of(ledger.folder_of(best).path, self.setting, self.output, self.warn)
+            log_model_of(ledger.folder_of(best).path, self.setting, self.warn)
 
 
 @contextmanager
@@ -60,7 +59,7 @@ def tracked(search: Search, output: Path, warn: Callable[[str], None]) -> Iterat
     """The search's own MLflow run while it runs; a resumed search goes on with the same one."""
     asked = search.base_config().tracking
     if not asked.mlflow:
-        yield Tracking(output, asked, warn, None)
+        yield Tracking(asked, warn, None)
         return
     # Made and migrated before any trial opens it: processes that open a fresh SQLite file at once break it.
     setting = asked.model_copy(update={"uri": prepare_store(asked.uri, output)})
@@ -70,7 +69,7 @@ def tracked(search: Search, output: Path, warn: Callable[[str], None]) -> Iterat
     parent.begin()
     status = "FAILED"
     try:
-        yield Tracking(output.resolve(), setting, warn, parent)
+        yield Tracking(setting, warn, parent)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -79,13 +78,9 @@ def tracked(search: Search, output: Path, warn: Callable[[str], None]) -> Iterat
         parent.end(status)
 
 
-def _watchers(
-    setting: TrackingConfig, search_id: str | None, store: Path, config: Config, entry: Entry
-) -> list[Watcher]:
+def _watchers(setting: TrackingConfig, search_id: str | None, config: Config, entry: Entry) -> list[Watcher]:
     if search_id is None:
         return []
     told = config.model_copy(update={"tracking": setting})
     tags = {"raf_ray.trial": str(entry.number)}
-    return [
-        MlflowTracker(told, log.warning, search_id=search_id, tags=tags, log_model=False, name=entry.name, store=store)
-    ]
+    return [MlflowTracker(told, log.warning, search_id=search_id, tags=tags, log_model=False, name=entry.name)]

@@ -55,8 +55,7 @@ class Log:
         self._tracking = tracking
         uri = tracking.uri or local_uri(store)
         self._home = {"uri": uri, "experiment": tracking.experiment}
-        is_server = uri.startswith(("http://", "https://"))
-        self._artifacts = None if is_server else (store / "mlartifacts").resolve().as_uri()
+        self._artifacts = str((store / "mlartifacts").resolve())
         self._recorded: set[tuple[str, int]] = set()
         self._has_model = False
         self.key = ""
@@ -167,7 +166,6 @@ class MlflowTracker:
         tags: Mapping[str, str] | None = None,
         log_model: bool | None = None,
         name: str | None = None,
-        store: Path | None = None,
     ) -> None:
         """
         Args:
@@ -178,14 +176,13 @@ class MlflowTracker:
             tags: further ones.
             log_model: in place of `tracking.log_model`.
             name: of the run; None is the run folder's.
-            store: folder of the local database and artifacts; None is the run folder's parent.
         """
         self._config = config
         self._warn = warn
         self._parent = {"search": search_id, "parent": parent_run_id}
         self._tags = {**(tags or {}), **({"raf_ray.search": search_id} if search_id else {})}
         self._log_model = config.tracking.log_model if log_model is None else log_model
-        self._name, self._store = name, store
+        self._name = name
         self._log: Log | None = None
         self._sampler: SystemSampler | None = None
         self._trained: tuple[str, ...] = ()
@@ -193,7 +190,7 @@ class MlflowTracker:
     def begin(self, prepared: Any, folder: Path) -> None:
         self._trained = tuple(str(size) for size in trained_sizes(prepared.plans))
         try:
-            log = Log(folder, self._config.tracking, self._store or folder.parent, self._warn)
+            log = Log(folder, self._config.tracking, folder.parent, self._warn)
         except OSError as error:
             self._warn(f"MLflow does not log this run: its records cannot be kept in {folder} ({error})")
             return
@@ -261,12 +258,12 @@ def log_afterwards(config: Config, folder: Path, values: Mapping[str, float], st
         warn(f"MLflow lacks {', '.join(values)} of {folder}: {error}")
 
 
-def log_model_of(folder: Path, tracking: TrackingConfig, store: Path, warn: Warn) -> None:
+def log_model_of(folder: Path, tracking: TrackingConfig, warn: Warn) -> None:
     """Log the model of a run that has ended, such as a search's best. Nothing where the run was not logged."""
     if not (folder / RECORDS).is_file():
         return
     try:
-        Log(folder, tracking, store, warn).add_model()
+        Log(folder, tracking, folder.parent, warn).add_model()
     except OSError as error:
         warn(f"MLflow lacks the model of {folder}: {error}")
 

@@ -3,8 +3,8 @@
 `mlflow.jsonl` has one JSON record a line, only ever appended to; `mlflow.sent.json` is replaced atomically. Records by
 `kind`:
 
-- `run`: key (unique, found again by a tag), uri, experiment, artifacts (location for a new experiment), name, time,
-  tags, search (the parent's key) or parent (its run id);
+- `run`: key (unique, found again by a tag), uri, experiment, artifacts (folder, for a database without a server), name,
+  time, tags, search (the parent's key) or parent (its run id);
 - `params`: values; `metrics`: step, time, values; `artifact`: path, relative to the folder; `model`: register;
 - `resumed`: uri, experiment, time; `end`: key, status, time. Times are ms since 1970.
 """

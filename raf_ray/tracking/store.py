@@ -113,7 +113,7 @@ class MlflowStore:
     def open_run(self, record: Record) -> str:
         """The id of the record's run, which is found or made."""
         with self._answers():
-            experiment = self._experiment(record["experiment"], record.get("artifacts"))
+            experiment = self._experiment(record["experiment"], record["artifacts"])
             if found := self._find(experiment, record["key"]):
                 return found[0]
             tags = {**record["tags"], KEY_TAG: record["key"]}
@@ -183,11 +183,15 @@ class MlflowStore:
                 if other != run_id:
                     self._client.delete_run(other)
 
-    def _experiment(self, name: str, artifacts: str | None) -> str:
+    def _experiment(self, name: str, artifacts: str) -> str:
+        """The id of the experiment, which is found or made, without a server with its artifacts in that folder."""
         found = self._client.get_experiment_by_name(name)
         if found is None:
+            if self._uri.startswith("sqlite:"):
+                artifacts = str(Path(urlparse(self._uri).path.removeprefix("/")).resolve().parent / "mlartifacts")
+            location = None if _is_http(self._uri) else Path(artifacts).as_uri()
             try:
-                return str(self._client.create_experiment(name, artifacts))
+                return str(self._client.create_experiment(name, location))
             except Exception as error:  # another process may have been faster
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
