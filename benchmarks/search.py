@@ -23,7 +23,7 @@ from raf_ray.search.spec import Search, check_search
 from raf_ray.search.study import prepare_search, run_search
 from raf_ray.sources import margins_of
 
-TRIALS, REPEATS = 4, 3
+TRIALS, REPEATS = 3, 3
 
 SEARCH = {
     "base": {

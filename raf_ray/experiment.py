@@ -325,7 +325,8 @@ def _watch(
                     draw_drift(folder / "drift.png", {folder.path.name: results})
                     draw_samples(folder / "samples.png", event.samples, prepared.skeleton)
     except BaseException as error:
-        folder.mark_ended("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # SystemExit: Tune ends a trial
+        folder.mark_ended("interrupted" if stopped else "failed", str(error))
         if isinstance(error, OSError):
             raise RunError(f"cannot write to {folder.path}: {error.strerror or error}") from error
         raise

@@ -65,6 +65,10 @@ def asked(**changes):
         ({"param_space": {"data.val_people": {"choice": [5, 6]}}}, "data.val_people changes the people"),
         ({"param_space": {"evaluation.metric": {"choice": ["oks_ap"]}}}, "evaluation.metric cannot be searched"),
         ({"param_space": {"federation.engine": {"choice": ["ray"]}}}, "federation.engine cannot be searched"),
+        ({"metric": [], "mode": []}, "metric: name at least one"),
+        ({"scheduler": "asha", "asha": {"grace_period": 9}}, "asha.grace_period=9: the federation has only 3 rounds"),
+        ({"param_space": {"objective.alpha": {"quniform": [0.1, 0.9, 0.3]}}}, "of which low and high are multiples"),
+        ({"base": {"evaluation": {"resolutions": []}}}, "a search needs at least one size"),
         ({"metric": "accuracy"}, "metric: no trial reports 'accuracy' (known: score_mean, "),
         ({"metric": "score/256x192"}, "metric: no trial reports 'score/256x192'"),
         ({"metric": ["score_mean", "seconds"]}, "mode: 1 for 2 metrics"),
@@ -179,12 +183,16 @@ def test_a_history_is_told_as_it_was_the_first_time(tmp_path, monkeypatch):
     run_prepared(prepare(config), folder.path, resume=False, overwrite=False, address=None, watchers=[reporter("a")])
     live = list(told)
     assert [metrics["round"] for metrics in live] == [1, 2, 3] and not any(m["replayed"] for m in live)
-    reporter("b").tell_history()
+    reporter("b").tell_history(3)
     assert [{**m, "replayed": False} for m in told[3:]] == live and all(m["replayed"] for m in told[3:])
-    reporter("b").tell_history()
+    reporter("b").tell_history(3)
     assert len(told) == 6, "a trial that goes on in the same sitting tells nothing twice"
     reporter("c").tell_history(2)
     assert [m["round"] for m in told[6:]] == [1, 2]
+    with open(folder / "scores.csv", "a") as file:
+        file.write("2,val,128x9")  # as a power cut leaves it
+    reporter("d").tell_history(3)
+    assert [m["round"] for m in told[8:]] == [1, 2]
 
 
 def test_optuna_is_told_what_it_knew_and_then_draws_anew(tmp_path):
@@ -197,24 +205,50 @@ def test_optuna_is_told_what_it_knew_and_then_draws_anew(tmp_path):
     def proposed(proposer, count):
         for name in range(count):
             told = proposer.suggest(str(name))
-            proposer.on_trial_complete(str(name), {"score_mean": told["objective.alpha"], "training_iteration": 1})
+            result = {"score_mean": told["objective.alpha"], "training_iteration": 1}
+            proposer.on_trial_result(str(name), result)
+            proposer.on_trial_complete(str(name), result)
         return [(e.number, e.hash) for e in ledger.entries]
 
     first = proposed(Proposer(search, ledger), 4)
-    ledger = load_ledger(tmp_path)
+    ledger = load_ledger(tmp_path, ["score_mean"], ["max"])
     both = proposed(Proposer(search, ledger), 6)
     assert both[:4] == first and len({key for _, key in both}) == 6
     assert [number for number, _ in both] == list(range(6))
 
 
-def test_the_same_config_again_is_superseded(tmp_path):
+def test_a_repeated_draw_is_not_trained_again(tmp_path):
+    """Optuna has two configs to choose from: both are tried, a third is not, and the search ends."""
+    pytest.importorskip("optuna")
+    from ray.tune.search import Searcher
+
+    from raf_ray.search.proposer import Proposer
+
+    space = {"objective.teacher": {"choice": ["previous", "highest"]}}
+    search = check_search("tiny", asked(search_alg="optuna", num_samples=5, param_space=space))
     ledger = Ledger(tmp_path, ["score_mean"], ["max"])
-    assert ledger.add("aa", {}).status == "pending"
-    again = ledger.add("aa", {})
-    assert (again.status, again.note) == (
-        "superseded",
-        "the same config as trial 0",
-    ) and ledger.shown == ledger.entries[:1]
+    proposer = Proposer(search, ledger)
+    told = []
+    while (one := proposer.suggest(str(len(told)))) != Searcher.FINISHED:
+        told.append(one)
+        result = {"score_mean": 0.5, "training_iteration": 1}
+        proposer.on_trial_complete(str(len(told) - 1), result)
+        ledger.entries[-1].status, ledger.entries[-1].metrics = "finished", result
+    assert sorted(one["objective.teacher"] for one in told) == ["highest", "previous"]
+
+
+def test_a_proposal_that_differs_from_the_ledger_supersedes_it(tmp_path):
+    from raf_ray.search.proposer import Proposer
+
+    search = check_search("tiny", BASE)
+    ledger = Ledger(tmp_path, ["score_mean"], ["max"])
+    for name in ("aa", "bb"):
+        ledger.add(name, {"objective.alpha": 0.1, "objective.teacher": "previous"})
+    proposer = Proposer(search, ledger)
+    for name in "0123":
+        proposer.suggest(name)
+    assert [e.status for e in ledger.entries] == ["superseded"] * 2 + ["pending"] * 4
+    assert [e.params for e in ledger.shown] == list(search.planned)
 
 
 def test_asha_does_not_stop_a_trial_in_what_it_tells_again():
@@ -224,18 +258,19 @@ def test_asha_does_not_stop_a_trial_in_what_it_tells_again():
 
     search = check_search("tiny", asked(scheduler="asha", asha={"grace_period": 1, "reduction_factor": 2}))
 
-    def decisions(replayed):
+    def decisions(replayed, last=False):
         scheduler = scheduler_of(search, rounds=3)
         made = []
         for name, score in (("good", 0.9), ("bad", 0.1)):
             trial = type("Trial", (), {"trial_id": name, "status": "RUNNING", "metric_analysis": {}})()
             scheduler.on_trial_add(None, trial)
-            result = {"round": 1, "score_mean": score, "replayed": replayed}
+            result = {"round": 1, "score_mean": score, "replayed": replayed, "last": last}
             made.append(scheduler.on_trial_result(None, trial, result))
         return made
 
     assert decisions(False) == [TrialScheduler.CONTINUE, TrialScheduler.STOP]
     assert decisions(True) == [TrialScheduler.CONTINUE, TrialScheduler.CONTINUE]
+    assert decisions(False, last=True) == [TrialScheduler.CONTINUE, TrialScheduler.CONTINUE], "it is done"
 
 
 def test_the_front_is_what_nobody_beats(tmp_path):
@@ -284,6 +319,8 @@ def test_in_process_a_trial_is_one_bundle():
     ([{"CPU": 2.0}], [], {"client_cpus": 1}, "a trial does not fit: 0.1 CPU + 0.3 CPU + 3 x 1 CPU (driver, evaluator, "
      "clients), but the cluster is 1 node (2 CPUs and 0 GPUs)"),
     ([{"CPU": 8.0, "GPU": 1.0}], ["resources.gpus_per_client=0.4"], {}, "3 x 1 CPU and 0.4 GPU"),
+    ([{"CPU": 2.0}, {"CPU": 4.0}], [], {"client_cpus": 1, "strategy": "STRICT_PACK"}, "or loosen resources.strategy"),
+    ([{"CPU": 8.0}], [], {"strategy": "STRICT_SPREAD"}, "or loosen resources.strategy"),
     ([{"CPU": 0.3}], [], {}, "leave no CPU for clients on 1 node (0.3 CPUs and 0 GPUs)"),
 ])  # fmt: skip
 def test_a_trial_that_no_cluster_state_can_hold_is_refused_with_the_arithmetic(nodes, words, resources, sentence):
@@ -349,6 +386,8 @@ def test_another_search_is_not_resumed(tmp_path):
     from raf_ray.search.study import _make_folder
 
     _make_folder(prepare_search(search, output, resume=False, overwrite=False))
+    (output / "trials.json").unlink()  # as a kill between the two files leaves it
+    assert prepare_search(search, output, resume=True, overwrite=False).ledger.entries == []
     with pytest.raises(InputError, match=r"is not empty; choose another --output, or add --resume"):
         prepare_search(search, output, resume=False, overwrite=False)
     more = check_search("tiny", asked(num_samples=9, max_concurrent_trials=1))
@@ -401,7 +440,7 @@ def test_asha_stops_federations_of_actors_which_then_are_gone(ray_cluster, tmp_p
     from raf_ray.search.display import SearchDisplay
     from raf_ray.search.study import run_search
 
-    base = {**BASE["base"], "federation": {"rounds": 3, "engine": "ray"}}
+    base = {**BASE["base"], "federation": {"rounds": 3, "engine": "ray"}, "tracking": {"mlflow": True}}
     search = check_search("tiny", asked(
         base=base, scheduler="asha", asha={"grace_period": 1, "reduction_factor": 3}, num_samples=1,
         max_concurrent_trials=1, param_space={"optimizer.lr": {"grid_search": [6e-3, 1e-6, 1e-7]}},
@@ -416,6 +455,15 @@ def test_asha_stops_federations_of_actors_which_then_are_gone(ray_cluster, tmp_p
     assert statuses[0] == ("finished", 3) and ("stopped", 1) in statuses
     stopped = next(e for e in answer.ledger.entries if e.status == "stopped")
     assert answer.ledger.folder_of(stopped).results()["status"] == "stopped"
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("raf-ray").experiment_id])
+    states = {run.info.run_name: run.info.status for run in runs}
+    wanted = {"finished": "FINISHED", "stopped": "KILLED"}
+    assert states == {"tiny": "FINISHED", **{e.name: wanted[e.status] for e in answer.ledger.entries}}
+    parent = next(run.info.run_id for run in runs if run.info.run_name == "tiny")
+    assert {run.data.tags.get("mlflow.parentRunId") for run in runs if run.info.run_id != parent} == {parent}
     clients = [a for a in ray._private.state.actors().values() if "Client" in str(a) and a["State"] == "ALIVE"]
     assert clients == []
 

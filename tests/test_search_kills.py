@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.searching import finish, kill, scores, search_file, start, trained, trials, wait_for
@@ -23,8 +22,7 @@ def undisturbed(tmp_path_factory):
 
 
 def check_whole(output, undisturbed):
-    """All of the search is there, with the bits of the undisturbed one, and each round was trained once or,
-    where a kill fell between a round and its checkpoint, begun twice."""
+    """All of the search is there, with the bits of the undisturbed one."""
     assert [t["status"] for t in trials(output)] == ["finished"] * 4
     assert scores(output) == scores(undisturbed)
     assert [t["params"] for t in trials(output)] == [t["params"] for t in trials(undisturbed)]
@@ -78,18 +76,41 @@ def test_a_stopped_search_says_so_and_goes_on(tmp_path, undisturbed, number):
     output = tmp_path / "out"
     process = start(*words)
     wait_for(lambda: any(t["round"] >= 1 for t in trials(output)), process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any("ray::" in " ".join(child.cmdline()) for child in family)
     process.send_signal(number)
     told, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and told.splitlines()[-1].startswith("stopped"), told
     statuses = {t["status"] for t in trials(output)}
     assert "interrupted" in statuses and "running" not in statuses
-    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and str(output) in command_of(pid)]
+    assert psutil.wait_procs(family, timeout=30)[1] == []
     finish(start(*words, "--resume"))
     check_whole(output, undisturbed)
 
 
-def command_of(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return ""
+@pytest.mark.slow
+def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(tmp_path, undisturbed):
+    words = (str(search_file(tmp_path)), "--output", str(tmp_path / "out"), "max_concurrent_trials=1")
+    output = tmp_path / "out"
+    process = start(*words)
+    wait_for(lambda: any(t["round"] == 1 for t in trials(output)), process)
+    (trial,) = [
+        c for c in psutil.Process(process.pid).children(recursive=True) if "ImplicitFunc" in " ".join(c.cmdline())
+    ]
+    trial.kill()
+    finish(process)
+    check_whole(output, undisturbed)
+    assert len(trained(output, trials(output)[0])) <= len(ROUNDS) + 1
+
+
+@pytest.mark.slow
+def test_time_that_is_up_loses_nothing(tmp_path, undisturbed):
+    """The first sitting may or may not finish a trial; the second, with no limit, has all."""
+    words = (str(search_file(tmp_path)), "--output", str(tmp_path / "out"))
+    process = start(*words, "time_budget_s=15")
+    told, _ = process.communicate(timeout=300)
+    output = tmp_path / "out"
+    assert process.returncode in (0, 1) and (process.returncode == 0 or "time was up; --resume goes on" in told), told
+    assert {t["status"] for t in trials(output)} <= {"finished", "interrupted"}
+    finish(start(*words, "--resume"))
+    check_whole(output, undisturbed)

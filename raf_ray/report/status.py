@@ -198,7 +198,7 @@ def _search_view(folder: Path) -> tuple[Group, bool]:
         if trial["number"] in best:
             shown = ", ".join(f"{m} {v:.4g}" for m, v in zip(metrics, _values(trial, metrics), strict=True))
             lines.append(Text(f"* best: trial {trial['number']}, {shown}; {trial['folder']}"))
-    return Group(table, *lines), bool(trials) and "running" not in counts
+    return Group(table, *lines), bool(trials) and not {"running", "pending"} & counts.keys()
 
 
 def _values(trial: Mapping[str, Any], metrics: Sequence[str]) -> list[Any]:

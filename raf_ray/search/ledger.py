@@ -36,7 +36,7 @@ class Entry:
     metrics: dict[str, float] = field(default_factory=dict)
     """The last report."""
     note: str = ""
-    """Why it failed, who stopped it, what it repeats."""
+    """Why it failed or was replaced."""
 
     @property
     def name(self) -> str:
@@ -58,11 +58,8 @@ class Ledger:
     entries: list[Entry] = field(default_factory=list)
 
     def add(self, config_hash: str, params: Params) -> Entry:
-        """A new trial; superseded where an earlier one has the same config."""
+        """A new trial."""
         entry = Entry(len(self.entries), config_hash, params)
-        earlier = next((e for e in self.entries if e.hash == config_hash), None)
-        if earlier is not None:
-            entry.status, entry.note = "superseded", f"the same config as trial {earlier.number}"
         self.entries.append(entry)
         self.save()
         return entry
@@ -118,9 +115,11 @@ class Ledger:
         return [e for e in self.ranked(finished) if not any(beats(other, e) for other in finished)]
 
 
-def load_ledger(output: Path) -> Ledger:
-    """Read trials.json back. Raises InputError where it is missing or damaged."""
+def load_ledger(output: Path, metrics: Sequence[str], modes: Sequence[str]) -> Ledger:
+    """Read trials.json back; empty where a kill came before it. Raises InputError where it is damaged."""
     path = output / FILE
+    if not path.exists():
+        return Ledger(output, metrics, modes)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         entries = [Entry(**{k: v for k, v in trial.items() if k != "folder"}) for trial in values["trials"]]

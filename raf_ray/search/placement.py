@@ -78,14 +78,22 @@ def plan_placement(
             )
         chosen = placement(_cut(share))
     bundles = chosen.bundles(clients)
-    if not _fit(bundles, nodes):
+    if not _fit(bundles, nodes) or not _fits_strategy(bundles, nodes, asked.strategy):
         shown = " + ".join(_shown(bundle, here) for bundle in bundles[:2])
         rest = f" + {clients} x {_shown(bundles[2], here)}" if len(bundles) > 2 else ""
         raise InputError(
             f"a trial does not fit: {shown}{rest} (driver, evaluator, clients), but the cluster is "
-            f"{_told(nodes)}; lower resources.client_cpus, base.resources.gpus_per_client or base.federation.clients"
+            f"{_told(nodes)}; lower resources.client_cpus, base.resources.gpus_per_client or base.federation.clients, "
+            "or loosen resources.strategy"
         )
     return chosen
+
+
+def _fits_strategy(bundles: Sequence[Bundle], nodes: Sequence[Bundle], strategy: str) -> bool:
+    """Whether the strict strategies can hold: all bundles on one node, or each on a node of its own."""
+    if strategy == "STRICT_PACK":
+        return any(_fit(bundles, [node]) for node in nodes)
+    return strategy != "STRICT_SPREAD" or len(nodes) >= len(bundles)
 
 
 def _cut(share: float) -> float:

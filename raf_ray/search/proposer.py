@@ -13,6 +13,9 @@ from raf_ray.search.ledger import Entry, Ledger
 from raf_ray.search.space import Params, relabel, unlabel
 from raf_ray.search.spec import Search
 
+MOST_REPEATS = 50
+"""Draws in a row that were all known: the space is used up, and the search ends."""
+
 
 class Proposer(Searcher):  # type: ignore[misc]
     """The planned trials in order, or Optuna's; each is in the ledger before Tune hears of it.
@@ -27,6 +30,10 @@ class Proposer(Searcher):  # type: ignore[misc]
         self._ledger = ledger
         self._proposed = 0
         self._optuna = _optuna(search, [e.params for e in ledger.entries]) if search.planned is None else None
+        self._told = len(ledger.entries)
+        """Trials of earlier sittings."""
+        self._asked: dict[str, str] = {}
+        """Tune's trial id -> Optuna's"""
         self._entries: dict[str, Entry] = {}
 
     def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
@@ -38,21 +45,18 @@ class Proposer(Searcher):  # type: ignore[misc]
             return Searcher.FINISHED
         entry = self._register(params)
         self._entries[trial_id] = entry
-        told = {"trial": entry.number, **relabel(self._search.space, params)}
-        if entry.status == "superseded":
-            told["folder"] = next(e.folder for e in self._ledger.entries if e.hash == entry.hash)
-        return told
+        return {"trial": entry.number, **relabel(self._search.space, params)}
 
     def entry_of(self, trial_id: str) -> Entry:
         return self._entries[trial_id]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if self._optuna is not None:
-            self._optuna.on_trial_result(trial_id, result)
+        if self._optuna is not None and self._search.metrics[0] in result:
+            self._optuna.on_trial_result(self._asked[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if self._optuna is not None:
-            self._optuna.on_trial_complete(trial_id, result, error)
+            self._optuna.on_trial_complete(self._asked[trial_id], result, error)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -69,18 +73,29 @@ class Proposer(Searcher):  # type: ignore[misc]
         if self._optuna is None:
             assert self._search.planned is not None
             return self._search.planned[self._proposed]
-        told = self._optuna.suggest(trial_id)
-        return None if told is None else unlabel(self._search.space, told)
+        for attempt in range(MOST_REPEATS):
+            asked = f"{trial_id}.{attempt}"
+            params = unlabel(self._search.space, self._optuna.suggest(asked))
+            known = self._known(params)
+            if known is None or self._proposed < self._told:
+                self._asked[trial_id] = asked
+                return params
+            # A repeat is not trained again: Optuna hears what came of the first, where that is known.
+            self._optuna.on_trial_complete(asked, known.metrics if known.status == "finished" else None)
+        return None
+
+    def _known(self, params: Params) -> Entry | None:
+        key = config_hash(self._search.trial_config(params))
+        return next((e for e in self._ledger.entries if e.hash == key and e.status != "superseded"), None)
 
     def _register(self, params: Params) -> Entry:
         position, self._proposed = self._proposed, self._proposed + 1
         key = config_hash(self._search.trial_config(params))
-        while position < len(self._ledger.entries):
+        if position < self._told:
             known = self._ledger.entries[position]
             if known.hash == key:
                 return known
-            known.status, known.note = "superseded", "drawn with other values after a resume"
-            position = len(self._ledger.entries)
+            known.status, known.note = "superseded", "proposed with other values after a resume"
         return self._ledger.add(key, params)
 
 
@@ -104,11 +119,11 @@ def _optuna(search: Search, known: Sequence[Params]) -> Any:
 
 
 class ReplayingAsha(ASHAScheduler):  # type: ignore[misc]
-    """ASHA that learns from a told history without stopping a trial in it: that was decided before."""
+    """ASHA that stops no trial in a history that is told again (that was decided before), nor one that is done."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if result.get("replayed") else decision
+        return TrialScheduler.CONTINUE if result["replayed"] or result["last"] else decision
 
 
 def scheduler_of(search: Search, rounds: int) -> TrialScheduler:
@@ -122,5 +137,5 @@ def scheduler_of(search: Search, rounds: int) -> TrialScheduler:
         mode=search.modes[0],
         grace_period=asha.grace_period,
         reduction_factor=asha.reduction_factor,
-        max_t=rounds + 1,  # never reached: a whole federation ends by itself, after its results are written
+        max_t=rounds + 1,  # never reached
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,23 +13,25 @@ from raf_ray.search.ledger import Entry, Ledger, Status
 from raf_ray.search.proposer import Proposer
 from raf_ray.search.spec import METRICS, Search
 
+ENDED = ("finished", "stopped")
+
 
 class Recorder(Callback):  # type: ignore[misc]
     """Writes what becomes of each trial into the ledger at once, and shows it."""
 
     def __init__(self, search: Search, proposer: Proposer, ledger: Ledger, display: SearchDisplay) -> None:
         self._search, self._proposer, self._ledger, self._display = search, proposer, ledger, display
-        self._began = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore, which goes by the ledger here
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self._set(trial, "running")
+        if self._proposer.entry_of(trial.trial_id).status not in ENDED:  # it only tells what is known
+            self._set(trial, "running")
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         entry = self._proposer.entry_of(trial.trial_id)
-        if entry.status == "superseded":
+        if entry.status in ENDED and result["replayed"]:
             return
         entry.round, entry.metrics = int(result["round"]), _reported(result)
         self._ledger.save()
@@ -39,29 +40,21 @@ class Recorder(Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         entry = self._proposer.entry_of(trial.trial_id)
-        if entry.status == "superseded":
-            return
         folder = self._ledger.folder_of(entry)
-        results = folder.results() or {}
-        if results.get("status") == "completed":
+        if (folder.results() or {}).get("status") == "completed":
             self._set(trial, "finished")
-        elif self._time_is_up():
-            self._set(trial, "interrupted")
         else:
             folder.mark_ended("stopped", f"stopped after round {entry.round}: others did better")
             self._set(trial, "stopped")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        results = self._ledger.folder_of(self._proposer.entry_of(trial.trial_id)).results() or {}
-        self._set(trial, "failed", str(results.get("error") or _last_line(trial)))
-
-    def _time_is_up(self) -> bool:
-        budget = self._search.config.time_budget_s
-        return budget is not None and time.monotonic() - self._began >= budget
+        folder = self._ledger.folder_of(self._proposer.entry_of(trial.trial_id))
+        folder.mark_ended("failed", _last_line(trial))
+        self._set(trial, "failed", str((folder.results() or {}).get("error") or _last_line(trial)))
 
     def _set(self, trial: Any, status: Status, note: str = "") -> None:
         entry = self._proposer.entry_of(trial.trial_id)
-        if entry.status == "superseded" or (entry.status, entry.note) == (status, note):
+        if (entry.status, entry.note) == (status, note):
             return
         entry.status, entry.note = status, note
         self._ledger.save()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,27 +30,27 @@ class Shelf:
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._making: dict[str, threading.Lock] = {}
 
     def __repr__(self) -> str:
         return "shelf"
 
     def reference(self, key: str, make: Callable[[], Any]) -> list[Any]:
-        """[reference] to what `make` returns; made when a key is first asked for."""
-        if key not in self._made:
-            self._made[key] = MakeTask.options(num_cpus=0, name="make what trials share").remote(make)
+        """[reference] to what `make` returns; made when a key is first asked for, by one thread a key."""
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            if key not in self._made:
+                self._made[key] = ray.put(make())
         return [self._made[key]]
 
     def made(self) -> int:
         return len(self._made)
 
 
-def _make(make: Callable[[], Any]) -> Any:
-    return make()
-
-
-ShelfActor: Any = ray.remote(num_cpus=0, max_restarts=0)(Shelf)
-MakeTask: Any = ray.remote(max_retries=3)(_make)
-"""Made again where the node that held it was lost."""
+ShelfActor: Any = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=8)(Shelf)
+"""Threads: reading and cutting pictures runs outside Python's lock."""
 
 
 def take(shelf: Any, key: str, make: Callable[[], Any]) -> Any:

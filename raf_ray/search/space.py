@@ -88,11 +88,18 @@ def _domain(key: str, entry: Any) -> Domain:
             raise InputError(f"param_space.{key}: {kind} needs {words}, low below high (got {args})")
         if kind == "loguniform" and args[0] <= 0:
             raise InputError(f"param_space.{key}: loguniform needs low above 0 (got {args[0]})")
-        if kind == "quniform" and args[2] <= 0:
-            raise InputError(f"param_space.{key}: quniform needs a step above 0 (got {args[2]})")
+        if kind == "quniform" and (args[2] <= 0 or not _on_steps(args)):
+            raise InputError(
+                f"param_space.{key}: quniform needs a step above 0 of which low and high are multiples (got {args})"
+            )
         if kind == "randint" and any(a != int(a) for a in args):
             raise InputError(f"param_space.{key}: randint needs whole numbers (got {args})")
     return Domain(kind, tuple(args))
+
+
+def _on_steps(args: list[float]) -> bool:
+    """Tune's rule: both ends are multiples of the step."""
+    return all(abs(end / args[2] - round(end / args[2])) < 1e-9 for end in args[:2])
 
 
 def check_space(space: Mapping[str, Domain], base: Mapping[str, Any]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from raf_ray.config import Config
-from raf_ray.config.loading import merge, parse_override, preset_path, read_yaml, validate
+from raf_ray.config.loading import RUN_ONLY, merge, parse_override, preset_path, read_yaml, validate
 from raf_ray.config.tree import Positive, Section
 from raf_ray.errors import InputError
 from raf_ray.plans import plan_clients
@@ -27,8 +27,8 @@ METRICS = ("score_mean", "score_worst", "score_tiers", "drift_spread", "loss", *
 OPTUNA_CHECKED = 64
 """Random draws that are checked beforehand where Optuna will choose."""
 
-FREE_TO_CHANGE = ("num_samples", "max_concurrent_trials", "time_budget_s", "max_failures", "resources", "base.tracking",
-                  "base.resources")  # fmt: skip
+FREE_TO_CHANGE = ("num_samples", "max_concurrent_trials", "time_budget_s", "max_failures", "resources.",
+                  *(f"base.{key}" for key in RUN_ONLY))  # fmt: skip
 """Keys that a resumed search may change: they change no trial."""
 
 
@@ -98,6 +98,8 @@ class Search:
     space: Mapping[str, Domain]
     planned: tuple[Params, ...] | None
     """Every trial's values, in order, without repeats; None where Optuna will choose."""
+    drawn: tuple[Params, ...] = ()
+    """What was checked: the planned trials, or random draws where Optuna will choose."""
     repeats: int = 0
     """Draws that were left out because an earlier one is the same."""
 
@@ -149,11 +151,11 @@ def check_search(name: str, values: Mapping[str, Any]) -> Search:
     if config.search_alg == "optuna":
         drawn = list(draw(space, OPTUNA_CHECKED, config.seed))
         _check_trials(search, drawn)
-        return search
+        return replace(search, drawn=tuple(drawn))
     drawn = list(draw(_as_grid(space) if config.search_alg == "grid" else space, config.num_samples, config.seed))
     unique = list({repr(params): params for params in drawn}.values())
     _check_trials(search, unique)
-    return Search(name, config, base, space, tuple(unique), len(drawn) - len(unique))
+    return replace(search, planned=tuple(unique), drawn=tuple(unique), repeats=len(drawn) - len(unique))
 
 
 def _base_values(base: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +179,10 @@ def _evaluated(config: Config) -> list[Any]:
 
 
 def _check_metrics(search: Search, sizes: Sequence[str]) -> None:
+    if not sizes:
+        raise InputError("base.evaluation.resolutions: a search needs at least one size to score at")
+    if not search.metrics:
+        raise InputError("metric: name at least one, such as score_mean")
     known = [*METRICS, *(f"score/{size}" for size in sizes)]
     for metric in search.metrics:
         if metric not in known:
@@ -217,6 +223,12 @@ def _as_grid(space: Mapping[str, Domain]) -> dict[str, Domain]:
 
 def _check_trials(search: Search, drawn: Sequence[Params]) -> None:
     def check(params: Params) -> None:
-        plan_clients(search.trial_config(params))
+        config = search.trial_config(params)
+        plan_clients(config)
+        if search.config.scheduler == "asha" and search.config.asha.grace_period > config.federation.rounds:
+            raise InputError(
+                f"asha.grace_period={search.config.asha.grace_period}: the federation has only "
+                f"{config.federation.rounds} rounds; lower it"
+            )
 
     check_draws(drawn, check)

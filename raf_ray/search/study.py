@@ -26,12 +26,11 @@ from raf_ray.report.search import TrialRow
 from raf_ray.resolution import check_divides
 from raf_ray.search.answer import score_winner, write_answer
 from raf_ray.search.display import SearchDisplay
-from raf_ray.search.ledger import FILE, Entry, Ledger, load_ledger
+from raf_ray.search.ledger import Entry, Ledger, load_ledger
 from raf_ray.search.placement import Placement, plan_placement
-from raf_ray.search.space import draw
-from raf_ray.search.spec import FREE_TO_CHANGE, Search, SearchConfig, check_search
+from raf_ray.search.spec import FREE_TO_CHANGE, Search, SearchConfig
 from raf_ray.search.tracked import tracked
-from raf_ray.tracking.store import check_uri
+from raf_ray.tracking.store import check_uri, prepare_store
 
 SPEC = "search.yaml"
 TUNE = "tune"
@@ -59,22 +58,25 @@ class Request:
     search: Search
     output: Path
     ledger: Ledger
+    overwrite: bool
 
 
 def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: bool) -> Request:
     """Check all that needs no cluster. Raises InputError; nothing is written."""
     ledger = _check_output(search, output, resume, overwrite)
-    check_uri(search.base_config().tracking.uri)
-    params = search.planned or tuple(draw(search.space, 1, search.config.seed))
-    prepared = assembly.prepare(search.final_config(params[0]))
+    tracking = search.base_config().tracking
+    check_uri(tracking.uri)
+    if tracking.mlflow and tracking.uri is not None:
+        prepare_store(tracking.uri, output)
+    prepared = assembly.prepare(search.final_config(search.drawn[0]))
     model = assembly.new_model(prepared.config.model, len(prepared.skeleton))
     divisor = int(getattr(model, "size_divisor", 4))
-    for one in params:
-        config = search.trial_config(one)
+    for params in search.drawn:
+        config = search.trial_config(params)
         plans = plan_clients(config)
         for size in (*(size for plan in plans for size in plan.levels), *final_sizes(config, plans)):
             check_divides(size, divisor, "param_space")
-    return Request(search, output, ledger)
+    return Request(search, output, ledger, overwrite)
 
 
 def run_search(
@@ -137,12 +139,12 @@ def _check_output(search: Search, output: Path, resume: bool, overwrite: bool) -
     empty = Ledger(output, search.metrics, search.modes)
     if output.exists() and not output.is_dir():
         raise InputError(f"output {output} is a file; choose a folder")
-    is_search = (output / SPEC).is_file() and (output / FILE).is_file()
+    is_search = (output / SPEC).is_file()
     if resume:
         if not is_search:
             raise InputError(f"{output} holds no search to resume (no {SPEC}); leave --resume out to start one")
         _check_same(search, output)
-        return load_ledger(output)
+        return load_ledger(output, search.metrics, search.modes)
     if output.is_dir() and any(output.iterdir()):
         if not overwrite:
             raise InputError(
@@ -173,21 +175,13 @@ def _spec_values(search: Search) -> dict[str, Any]:
     return {"name": search.name, **search.config.model_dump(mode="json"), "base": dict(search.values)}
 
 
-def load_spec(output: Path) -> Search:
-    """The search of a folder. Raises InputError where there is none."""
-    values = read_yaml(output / SPEC)
-    name = str(values.pop("name", output.name))
-    return check_search(name, values)
-
-
 def _placement(search: Search) -> Placement:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     here = f"node:{ray.util.get_node_ip_address()}"
-    params = search.planned or tuple(draw(search.space, 1, search.config.seed))
     return plan_placement(
-        [search.trial_config(p) for p in params],
+        [search.trial_config(params) for params in search.drawn],
         search.config.resources,
         min(search.config.max_concurrent_trials or search.num_trials, search.num_trials)
         if search.config.max_concurrent_trials else None,
@@ -199,9 +193,10 @@ def _placement(search: Search) -> Placement:
 def _make_folder(request: Request) -> None:
     output = request.output
     try:
-        if not request.ledger.entries and output.is_dir():
-            shutil.rmtree(output)
         output.mkdir(parents=True, exist_ok=True)
+        if request.overwrite:
+            for path in output.iterdir():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         write_text(output / SPEC, _yaml(_spec_values(request.search)))
         request.ledger.save()
     except OSError as error:
@@ -245,7 +240,7 @@ def _run_trials(
         proposer = Proposer(search, ledger)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         shelf = ShelfActor.options(scheduling_strategy=here).remote()
-        setting = TrialSetting(search, output, uuid.uuid4().hex, shelf, placement.shares, watchers)
+        setting = TrialSetting(search, output, Path.cwd(), uuid.uuid4().hex, shelf, placement.shares, watchers)
 
         def bundles(told: Mapping[str, Any]) -> Any:
             from raf_ray.search.space import unlabel
@@ -256,10 +251,7 @@ def _run_trials(
         def trial(told: Mapping[str, Any]) -> None:
             run_trial(told, setting)
 
-        rounds = max(
-            search.trial_config(p).federation.rounds
-            for p in search.planned or tuple(draw(search.space, 64, search.config.seed))
-        )
+        rounds = max(search.trial_config(params).federation.rounds for params in search.drawn)
         tuner = tune.Tuner(
             tune.with_resources(trial, bundles),
             tune_config=tune.TuneConfig(
@@ -284,6 +276,8 @@ def _run_trials(
         try:
             with redirect_stdout(io.StringIO()):  # at every verbosity Tune prints something; the display shows it all
                 tuner.fit()
+        except tune.TuneError as error:
+            raise RunError(f"Ray Tune ended the search of {output}: {' '.join(str(error).split())[-300:]}") from error
         finally:
             display.end()
             ledger.interrupt()
@@ -295,6 +289,7 @@ def _tune_settings() -> Iterator[None]:
     wanted = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     }
     before = {name: os.environ.get(name) for name in wanted}

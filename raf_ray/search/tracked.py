@@ -17,7 +17,9 @@ from raf_ray.experiment import Watcher
 from raf_ray.search.ledger import Entry, Ledger
 from raf_ray.search.spec import Search
 from raf_ray.tracking.mlflow import MlflowTracker, SearchTracker, log_model_of
-from raf_ray.tracking.store import prepare_store
+from raf_ray.tracking.outbox import RECORDS, Outbox
+from raf_ray.tracking.sender import Away, send_waiting
+from raf_ray.tracking.store import MlflowStore, prepare_store
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,8 @@ def tracked(search: Search, output: Path, warn: Callable[[str], None]) -> Iterat
         yield Tracking(asked, warn, None)
         return
     # Made and migrated before any trial opens it: processes that open a fresh SQLite file at once break it.
-    setting = asked.model_copy(update={"uri": prepare_store(asked.uri, output)})
+    uri = prepare_store(asked.uri, output)
+    setting = asked.model_copy(update={"uri": uri})
     params = {key: value for key, value in flatten(search.config).items() if not key.startswith("base.")}
     params |= {f"base.{key}": value for key, value in flatten(search.base_config()).items()}
     parent = SearchTracker(output, setting, search.name, params, {"raf_ray.kind": "search"}, warn)
@@ -76,6 +79,27 @@ def tracked(search: Search, output: Path, warn: Callable[[str], None]) -> Iterat
         raise
     finally:
         parent.end(status)
+        _settle(output, uri, warn)
+
+
+def _settle(output: Path, uri: str, warn: Callable[[str], None]) -> None:
+    """Send what ended trials left on disk, and the end of those that were stopped before they could say it."""
+    left, trials, away = 0, 0, False
+    for path in sorted(output.glob(f"tune/*/*/{RECORDS}")):
+        outbox = Outbox(path.parent)
+        try:
+            if not outbox.lock():
+                continue
+            outbox.end_dead_run()
+            if outbox.waiting(uri) and not away:
+                send_waiting(outbox, uri, MlflowStore(uri), warn)
+        except Away:
+            away = True
+        finally:
+            left, trials = left + (waiting := outbox.waiting(uri)), trials + bool(waiting)
+            outbox.close()
+    if left:
+        warn(f"MLflow lacks {left} records of {trials} trials; python -m raf_ray.track sync {output} sends them")
 
 
 def _watchers(setting: TrackingConfig, search_id: str | None, config: Config, entry: Entry) -> list[Watcher]:

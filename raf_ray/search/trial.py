@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,6 +42,8 @@ class TrialSetting:
     search: Search
     output: Path
     """The search's folder."""
+    directory: Path
+    """Where the command runs: relative paths of the config mean this one."""
     sitting: str
     """Another one after each resume."""
     shelf: Any
@@ -56,20 +59,22 @@ def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
     A federation that has ended tells its history and is done; one with a checkpoint tells it up to there and
     goes on; another starts.
     """
+    # A stopped trial's thread may still tell MLflow when the next one takes its process over; Tune waits 2 s, and
+    # then loses the next trial without a word.
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "120"
+    os.chdir(setting.directory)
     params = unlabel(setting.search.space, told)
     config = setting.search.trial_config(params)
     entry = Entry(int(told["trial"]), config_hash(config), params)
-    folder = RunFolder(setting.output / told.get("folder", entry.folder))
+    folder = RunFolder(setting.output / entry.folder)
     reporter = Reporter(config, folder, setting.sitting)
     begun = (folder / "config.yaml").is_file()
     if begun:
         with folder.locked():  # a killed sitting's process may still be about to end
             results = folder.results() or {}
         if results.get("status") in ("completed", "stopped"):
-            reporter.tell_history()
+            reporter.tell_history(config.federation.rounds)
             return
-    if "folder" in told:  # the same config as another trial, which has not ended
-        return
     prepared = prepare(config, load=partial(shared_load, setting.shelf))
     if config.federation.engine == "in_process":
         engine = partial(in_process, prepared)
@@ -81,7 +86,7 @@ def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
         checkpoint = folder.load_checkpoint()
         reporter.tell_history(0 if checkpoint is None else checkpoint.round)
     run_prepared(
-        prepared, folder.path, resume=begun, overwrite=False, address=None, engine=engine,
+        prepared, folder.path, resume=begun, overwrite=not begun, address=None, engine=engine,
         watchers=[*setting.watchers(config, entry), reporter],
     )  # fmt: skip
 
@@ -113,17 +118,17 @@ class Reporter:
 
     def end(self, folder: Path, results: dict[str, Any] | None) -> None: ...
 
-    def tell_history(self, up_to: int | None = None) -> None:
-        """Report the scored rounds of the run folder again (those to round `up_to`), marked as replayed."""
+    def tell_history(self, last: int) -> None:
+        """Report the scored rounds of the run folder again, to round `last`, marked as replayed."""
+        for name in ("rounds.csv", "scores.csv"):
+            self.folder.cut_rows_after(name, last)  # and a line that a power cut left half-written
         for row in self.folder.read_rows("rounds.csv"):
-            if up_to is None or int(row["round"]) <= up_to:
-                self._rows.append({key: float(value) for key, value in row.items() if value})
+            self._rows.append({key: float(value) for key, value in row.items() if value})
         scores: dict[int, dict[str, float]] = {}
         for row in self.folder.read_rows("scores.csv"):
             scores.setdefault(int(row["round"]), {})[row["resolution"]] = float(row["value"])
         for done, by_resolution in scores.items():
-            if up_to is None or done <= up_to:
-                self._tell(report(self.config, self._rows[:done], by_resolution), replayed=True)
+            self._tell(report(self.config, self._rows[:done], by_resolution), replayed=True)
 
     def _tell(self, metrics: dict[str, float], replayed: bool = False) -> None:
         from ray import tune
@@ -132,8 +137,8 @@ class Reporter:
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if known.get("sitting") == self.sitting and metrics["round"] <= known["round"]:
             return  # this trial goes on after a failure: Tune has heard this
+        tune.report({**metrics, "replayed": replayed, "last": metrics["round"] == self.config.federation.rounds})
         write_json(path, {"sitting": self.sitting, "round": metrics["round"]})
-        tune.report({**metrics, "replayed": replayed})
 
 
 def report(config: Config, rows: Sequence[Mapping[str, float]], by_resolution: Mapping[str, float]) -> dict[str, float]:

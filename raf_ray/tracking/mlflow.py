@@ -334,4 +334,4 @@ def _status(folder: Path, results: dict[str, Any] | None) -> str:
         ended = json.loads(path.read_text(encoding="utf-8")).get("status") if path.is_file() else None
     except (OSError, ValueError):
         ended = None
-    return "KILLED" if ended == "interrupted" else "FAILED"
+    return "KILLED" if ended in ("interrupted", "stopped") else "FAILED"

@@ -68,7 +68,7 @@ def prepare_store(uri: str | None, folder: Path) -> str:
     if uri.startswith("sqlite:"):
         try:
             MlflowStore(uri)
-        except Away as error:
+        except (Away, Refused) as error:
             raise InputError(f"tracking.uri={uri}: {error}") from error
     return uri
 
