@@ -309,4 +309,5 @@ def _rows(search: Search, ledger: Ledger) -> list[TrialRow]:
 
     finished = ledger.ranked(ledger.finished())
     rest = [e for e in ledger.shown if e not in finished]
+    rest = sorted(ledger.ranked(rest), key=lambda e: -e.round) + [e for e in rest if not e.metrics]
     return [row_of(search, entry) for entry in [*finished, *rest]]
