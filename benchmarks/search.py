@@ -23,13 +23,13 @@ from raf_ray.search.spec import Search, check_search
 from raf_ray.search.study import prepare_search, run_search
 from raf_ray.sources import margins_of
 
-TRIALS, REPEATS = 3, 3
+TRIALS, REPEATS = 4, 3
 
 SEARCH = {
     "base": {
-        "data": {"people_per_client": 150, "val_people": 50, "test_people": 4},
-        "federation": {"rounds": 4},
-        "evaluation": {"every": 2, "resolutions": ["128x96", "64x48"]},
+        "data": {"people_per_client": 100, "val_people": 50, "test_people": 4},
+        "federation": {"rounds": 3},
+        "evaluation": {"every": 3, "resolutions": ["128x96", "64x48"]},
         "tracking": {"mlflow": False},
         "resources": {"dashboard": False},
     },
@@ -40,23 +40,29 @@ SEARCH = {
 
 
 def tune() -> Table:
-    """The same federations one after the other, with and without Tune, side by side; the winner's test not counted."""
-    table = Table(title=f"tune: {TRIALS} federations of 3 clients, one at a time", title_justify="left")
-    for column in ("engine", "alone, s a trial", "in a search, s a trial", "overhead, s a trial", "overhead"):
+    """The same federations one after the other, alone and under Tune, side by side; the winner's test not counted."""
+    table = Table(title="tune: federations of 3 clients, one at a time, seconds", title_justify="left")
+    for column in ("engine", "alone", "first trial adds", "each further adds", f"of {TRIALS} trials"):
         table.add_column(column, justify="left" if column == "engine" else "right")
     cluster.connect("local", dashboard=False)
     try:
         for engine in ("in_process", "ray"):
-            base = {**SEARCH["base"], "federation": {"rounds": 4, "engine": engine}}  # type: ignore[dict-item]
-            search = check_search("overhead", {**SEARCH, "base": base})
-            alone, under = [], []
+            base = {**SEARCH["base"], "federation": {"rounds": 3, "engine": engine}}  # type: ignore[dict-item]
+            whole = check_search("overhead", {**SEARCH, "base": base})
+            one = check_search("overhead", {**SEARCH, "base": base, "num_samples": 1})
+            alone, first, further = [], [], []
             with tempfile.TemporaryDirectory() as folder:
                 for repeat in range(REPEATS):
-                    alone.append(_alone(search, Path(folder) / f"alone{repeat}") / TRIALS)
-                    under.append(_search(search, Path(folder) / f"search{repeat}") / TRIALS)
-            each, more = statistics.median(alone), statistics.median(b - a for a, b in zip(alone, under, strict=True))
-            row = (f"{each:.2f}", f"{statistics.median(under):.2f}", f"{more:+.2f}", f"{100 * more / each:+.1f} %")
-            table.add_row(engine, *row)
+                    each = _alone(whole, Path(folder) / f"alone{repeat}") / TRIALS
+                    single = _search(one, Path(folder) / f"one{repeat}")
+                    every = _search(whole, Path(folder) / f"whole{repeat}")
+                    alone.append(each)
+                    first.append(single - each)
+                    further.append((every - single) / (TRIALS - 1) - each)
+            added = statistics.median(first) + (TRIALS - 1) * statistics.median(further)
+            share = added / (TRIALS * statistics.median(alone))
+            cells = [f"{statistics.median(alone):.2f}", *(f"{statistics.median(x):+.2f}" for x in (first, further))]
+            table.add_row(engine, *cells, f"{100 * share:+.0f} %")
     finally:
         cluster.disconnect()
     return table

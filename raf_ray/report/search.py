@@ -17,7 +17,7 @@ from rich.table import Table
 from raf_ray.files import write_atomically
 from raf_ray.report.plots import COLOURS
 
-FEWEST_FOR_IMPORTANCE = 6
+FEWEST_FOR_IMPORTANCE = 8
 """Finished trials below which a forest's importances would be noise alone."""
 
 
@@ -50,6 +50,21 @@ def trials_table(rows: Sequence[TrialRow], metrics: Sequence[str], most: int = 1
             *(escape(short(value)) for value in row.params.values()),
         )  # fmt: skip
     return table
+
+
+def unbeaten(points: Sequence[Sequence[float]], modes: Sequence[str]) -> list[int]:
+    """Indices of the points that no other beats: is as good as in every metric and better in one.
+
+    Args:
+        points: the metrics' values of each trial.
+        modes: `max` or `min` for each metric.
+    """
+    gains = [[value if mode == "max" else -value for value, mode in zip(p, modes, strict=True)] for p in points]
+    return [
+        i
+        for i, mine in enumerate(gains)
+        if not any(other != mine and all(b >= a for a, b in zip(mine, other, strict=True)) for other in gains)
+    ]
 
 
 def is_share(metric: str) -> bool:
@@ -100,7 +115,8 @@ def draw_parallel(path: Path, rows: Sequence[TrialRow], metric: str) -> None:
     for x, column in enumerate(columns):
         axes.axvline(x, color="0.4", lw=0.8)
         for height, text in column.ticks:
-            axes.text(x - 0.03, height, text, fontsize=7, ha="right", va="center")
+            axes.text(x - 0.03, height, text, fontsize=7, ha="right", va="center",
+                      bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1})  # fmt: skip
     axes.set_xticks(range(len(columns)), [*(short_key(key, keys) for key in keys), _named(metric)], fontsize=8)
     axes.set_yticks([])
     axes.set_xlim(-0.5, len(columns) - 0.8)

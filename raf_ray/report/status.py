@@ -18,6 +18,7 @@ from rich.text import Text
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
 from raf_ray.report.plots import METRIC_NAMES
+from raf_ray.report.search import unbeaten
 
 RECENT_ROUNDS = 5
 """What is left is told from so many rounds."""
@@ -155,26 +156,14 @@ def runs_table(runs: Sequence[RunStatus], title: str) -> Table:
 
 
 def best_trials(trials: Sequence[Mapping[str, Any]], metrics: Sequence[str], modes: Sequence[str]) -> list[int]:
-    """Numbers of the trials that no other beats in every metric: with one metric, the best one.
+    """Numbers of the trials that no other beats: with one metric, the best one.
 
     Of the finished trials, or where there are none yet, of all that were scored and not replaced.
     """
 
-    def gains(trial: Mapping[str, Any]) -> list[float]:
-        return [
-            value * (1 if mode == "max" else -1) for value, mode in zip(_values(trial, metrics), modes, strict=True)
-        ]
-
     scored = [t for t in trials if t["status"] != "superseded" and None not in _values(t, metrics)]
     scored = [t for t in scored if t["status"] == "finished"] or scored
-    return [
-        trial["number"]
-        for trial in scored
-        if not any(
-            all(b >= a for a, b in zip(gains(trial), gains(other), strict=True)) and gains(other) != gains(trial)
-            for other in scored
-        )
-    ]
+    return [scored[i]["number"] for i in unbeaten([_values(t, metrics) for t in scored], modes)]
 
 
 def _search_view(folder: Path) -> tuple[Group, bool]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from raf_ray.errors import InputError
 from raf_ray.federation.run_folder import RunFolder
 from raf_ray.files import write_json
+from raf_ray.report.search import unbeaten
 from raf_ray.search.space import Params
 
 FILE = "trials.json"
@@ -101,18 +102,9 @@ class Ledger:
         return sorted(scored, key=lambda e: (sign * e.metrics[self.metrics[0]], e.number))
 
     def front(self) -> list[Entry]:
-        """The finished trials that no other beats in one metric without losing in another."""
-        signs = [1 if mode == "max" else -1 for mode in self.modes]
-
-        def values(entry: Entry) -> list[float]:
-            return [sign * entry.metrics[name] for name, sign in zip(self.metrics, signs, strict=True)]
-
-        def beats(a: Entry, b: Entry) -> bool:
-            pairs = list(zip(values(a), values(b), strict=True))
-            return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
-
-        finished = self.finished()
-        return [e for e in self.ranked(finished) if not any(beats(other, e) for other in finished)]
+        """The finished trials that no other beats, best by the first metric first."""
+        ranked = self.ranked(self.finished())
+        return [ranked[i] for i in unbeaten([[e.metrics[name] for name in self.metrics] for e in ranked], self.modes)]
 
 
 def load_ledger(output: Path, metrics: Sequence[str], modes: Sequence[str]) -> Ledger:
