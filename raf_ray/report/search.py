@@ -201,15 +201,19 @@ def draw_pareto(path: Path, rows: Sequence[TrialRow], front: Sequence[int], metr
     rows = [row for row in rows if row.status == "finished"]
     on = sorted((row for row in rows if row.number in front), key=lambda row: row.metrics[x])
     off = [row for row in rows if row.number not in front]
-    axes.plot([r.metrics[x] for r in off], [r.metrics[y] for r in off], "o", color="0.7", ms=5, label="beaten")
-    axes.plot(
-        [r.metrics[x] for r in on], [r.metrics[y] for r in on], "o-", color=COLOURS[1], ms=6, label="Pareto front"
-    )
-    for row in on:
-        axes.annotate(str(row.number), (row.metrics[x], row.metrics[y]), textcoords="offset points", xytext=(5, 5),
-                      fontsize=8)  # fmt: skip
-    axes.set_xlabel(x)
-    axes.set_ylabel(f"{y} on val")
+
+    def at(chosen: Sequence[TrialRow], metric: str) -> list[float]:
+        return [(100 if is_share(metric) else 1) * row.metrics[metric] for row in chosen]
+
+    axes.plot(at(off, x), at(off, y), "o", color="0.7", ms=5, label="beaten")
+    axes.plot(at(on, x), at(on, y), "o-", color=COLOURS[1], ms=6, label="Pareto front")
+    places: dict[tuple[float, float], list[str]] = {}
+    for row, place in zip(on, zip(at(on, x), at(on, y), strict=True), strict=True):
+        places.setdefault(place, []).append(str(row.number))
+    for place, numbers in places.items():
+        axes.annotate(", ".join(numbers), place, textcoords="offset points", xytext=(5, 5), fontsize=8)
+    axes.set_xlabel(_named(x))
+    axes.set_ylabel(f"{_named(y)} on val")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
     axes.set_title(f"{y} against {x}: {len(on)} of {len(rows)} trials are not beaten", fontsize=10)

@@ -75,7 +75,11 @@ def write_answer(
         output / "report.html",
         f"Search {search.name}",
         _facts(search, values, seconds),
-        [*_winner_parts(search, best, test, config), *_trial_parts(search, ledger, rows)],
+        [
+            _winner_part(best, test),
+            *_trial_parts(search, ledger, rows),
+            Part("The best's config", text="best.yaml, for python -m raf_ray.run --config best.yaml", code=config),
+        ],
     )
     return values
 
@@ -93,23 +97,19 @@ def _facts(search: Search, values: dict[str, Any], seconds: float) -> dict[str, 
     }
 
 
-def _winner_parts(search: Search, best: Entry, test: dict[str, Any], config: str) -> list[Part]:
-    sizes = [size for size in test["by_resolution"] if f"score/{size}" in best.metrics]
+def _winner_part(best: Entry, test: dict[str, Any]) -> Part:
+    scored = [s for s, value in test["by_resolution"].items() if value is not None and f"score/{s}" in best.metrics]
     metric = METRIC_NAMES.get(test["metric"], test["metric"])
-    scored = [size for size in sizes if test["by_resolution"][size] is not None]
-    return [
-        Part(
-            f"The best: trial {best.number}",
-            text=f"{metric} (%). Trials were compared on val; this one alone was scored on test, on {test['people']} "
-            "people. The score on val is that of the best of many, so it flatters; the one on test does not.",
-            columns=["", *scored],
-            rows=[
-                ["val", *(f"{100 * best.metrics[f'score/{size}']:.1f}" for size in scored)],
-                ["test", *(f"{100 * test['by_resolution'][size]:.1f}" for size in scored)],
-            ],
-        ),
-        Part("Its config", text="best.yaml, for python -m raf_ray.run --config best.yaml", code=config),
-    ]
+    return Part(
+        f"The best: trial {best.number}",
+        text=f"{metric} (%). Trials were compared on val; this one alone was scored on test, on {test['people']} "
+        "people. The score on val is that of the best of many, so it flatters; the one on test does not.",
+        columns=["", *scored],
+        rows=[
+            ["val", *(f"{100 * best.metrics[f'score/{size}']:.1f}" for size in scored)],
+            ["test", *(f"{100 * test['by_resolution'][size]:.1f}" for size in scored)],
+        ],
+    )
 
 
 def _trial_parts(search: Search, ledger: Ledger, rows: Sequence[TrialRow]) -> list[Part]:
