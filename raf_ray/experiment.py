@@ -134,19 +134,12 @@ def connected(config: Config, clients: int, address: str | None) -> Iterator[str
     if config.federation.engine == "in_process":
         yield None
         return
-    import ray
-
     from raf_ray.federation import cluster
 
-    if ray.is_initialized():
-        yield None
-        return
-    joined = cluster.connect(address, config.resources.dashboard)
-    try:
-        cluster.plan_shares(clients, config.resources.cpus_per_client, config.resources.gpus_per_client)
-        yield joined.description
-    finally:
-        cluster.disconnect()
+    with cluster.joined(address, config.resources.dashboard) as description:
+        if description is not None:
+            cluster.plan_shares(clients, config.resources.cpus_per_client, config.resources.gpus_per_client)
+        yield description
 
 
 def watchers_for(config: Config, console: Console, title: str = "") -> list[Watcher]:

@@ -69,10 +69,13 @@ def trained_sizes(plans: Sequence[ClientPlan]) -> list[Size]:
 
 def final_sizes(config: Config, plans: Sequence[ClientPlan]) -> list[Size]:
     """Sizes of the drift curve, largest first, always with the trained ones."""
-    asked = {
-        find_size(name, config.resolution.tiers, "evaluation.resolutions") for name in config.evaluation.resolutions
-    }
-    return sorted(asked | set(trained_sizes(plans)), key=lambda s: s.pixels, reverse=True)
+    return sorted({*asked_sizes(config), *trained_sizes(plans)}, key=lambda s: s.pixels, reverse=True)
+
+
+def asked_sizes(config: Config) -> list[Size]:
+    """The sizes of `evaluation.resolutions`, in their order."""
+    tiers = config.resolution.tiers
+    return [find_size(name, tiers, "evaluation.resolutions") for name in config.evaluation.resolutions]
 
 
 def round_sizes(config: Config, plans: Sequence[ClientPlan]) -> list[Size]:

@@ -87,10 +87,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_yaml(config: BaseModel) -> str:
     """The resolved tree as YAML that `load_config` takes back."""
+    return dump_yaml(config.model_dump(mode="json"))
+
+
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML that `read_yaml` takes back."""
     stream = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
-    yaml.dump(config.model_dump(mode="json"), stream)
+    yaml.dump(dict(values), stream)
     return stream.getvalue()
 
 

@@ -13,7 +13,8 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import floor
 from typing import Any, Literal
@@ -107,6 +108,21 @@ def _restore_handlers(handlers: dict[signal.Signals, Any]) -> None:
         for number, handler in handlers.items():
             if callable(handler):
                 signal.signal(number, handler)
+
+
+@contextmanager
+def joined(address: str | None, dashboard: bool) -> Iterator[str | None]:
+    """A connection for as long as it is needed; yields a line about it, or None where the process had one already."""
+    import ray
+
+    if ray.is_initialized():
+        yield None
+        return
+    description = connect(address, dashboard).description
+    try:
+        yield description
+    finally:
+        disconnect()
 
 
 def disconnect() -> None:

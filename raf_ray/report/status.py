@@ -160,7 +160,6 @@ def best_trials(trials: Sequence[Mapping[str, Any]], metrics: Sequence[str], mod
 
     Of the finished trials, or where there are none yet, of all that were scored and not replaced.
     """
-
     scored = [t for t in trials if t["status"] != "superseded" and None not in _values(t, metrics)]
     scored = [t for t in scored if t["status"] == "finished"] or scored
     return [scored[i]["number"] for i in unbeaten([_values(t, metrics) for t in scored], modes)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def write_answer(
     output, best = ledger.output, ledger.best()
     assert best is not None
     config = write_yaml(search.final_config(best.params))
+    shares = importance(rows, search.metrics[0])
     values = {
         "status": "completed",
         "name": search.name,
@@ -65,7 +66,7 @@ def write_answer(
         "front": [entry.number for entry in ledger.front()],
         "trials": {status: sum(e.status == status for e in ledger.entries) for status in
                    ("finished", "stopped", "interrupted", "failed", "superseded")},
-        "importance": {key: mean for key, (mean, _) in importance(rows, search.metrics[0]).items()},
+        "importance": {key: mean for key, (mean, _) in shares.items()},
         "seconds": seconds,
     }  # fmt: skip
     write_text(output / "best.yaml", config)
@@ -77,7 +78,7 @@ def write_answer(
         _facts(search, values, seconds),
         [
             _winner_part(best, test),
-            *_trial_parts(search, ledger, rows),
+            *_trial_parts(search, ledger, rows, shares),
             Part("The best's config", text="best.yaml, for python -m raf_ray.run --config best.yaml", code=config),
         ],
     )
@@ -112,7 +113,9 @@ def _winner_part(best: Entry, test: dict[str, Any]) -> Part:
     )
 
 
-def _trial_parts(search: Search, ledger: Ledger, rows: Sequence[TrialRow]) -> list[Part]:
+def _trial_parts(
+    search: Search, ledger: Ledger, rows: Sequence[TrialRow], shares: Mapping[str, tuple[float, float]]
+) -> list[Part]:
     output, first = ledger.output, search.metrics[0]
     keys = list(rows[0].params)
     shown = [*search.metrics, *(cost for cost in COSTS if cost not in search.metrics)]
@@ -125,7 +128,6 @@ def _trial_parts(search: Search, ledger: Ledger, rows: Sequence[TrialRow]) -> li
         parts.append(Part("Pareto front", picture=output / "pareto.png"))
     draw_parallel(output / "parallel.png", rows, first)
     parts.append(Part("All trials", text="Dark lines score better.", picture=output / "parallel.png"))
-    shares = importance(rows, first)
     if shares:
         finished = sum(row.status == "finished" for row in rows)
         draw_importance(output / "importance.png", shares, first, finished)

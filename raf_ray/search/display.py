@@ -28,7 +28,7 @@ class SearchDisplay:
         self._live: Live | None = None
 
     def begin(self) -> None:
-        self._ended_before = self._ended()
+        self._ended_before = _ended(self._view())
         if self._console.is_terminal:
             self._live = Live(console=self._console, get_renderable=self.table, refresh_per_second=2, transient=True)
             self._live.start()
@@ -54,7 +54,7 @@ class SearchDisplay:
     def table(self) -> Table:
         """The running trials, then the best; how many have ended, and about how long the rest takes."""
         rows = self._view()
-        table = Table(box=None, padding=(0, 2, 0, 0), caption=self._caption(), caption_justify="left")
+        table = Table(box=None, padding=(0, 2, 0, 0), caption=self._caption(_ended(rows)), caption_justify="left")
         for name in ("trial", "status", "round", *self._metrics):
             table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
         table.add_column("values", overflow="ellipsis", no_wrap=True)
@@ -67,15 +67,15 @@ class SearchDisplay:
             )  # fmt: skip
         return table
 
-    def _ended(self) -> int:
-        return sum(row.status not in ("running", "pending") for row in self._view())
-
-    def _caption(self) -> str:
-        ended = self._ended()
+    def _caption(self, ended: int) -> str:
         seconds = time.monotonic() - self._began
         fresh = ended - self._ended_before
         left = f", about {seconds / fresh * (self._total - ended):.0f} s left" if fresh and ended < self._total else ""
         return f"{ended} of {self._total} trials have ended, {seconds:.0f} s{left}"
+
+
+def _ended(rows: Sequence[TrialRow]) -> int:
+    return sum(row.status not in ("running", "pending") for row in rows)
 
 
 def _values(row: TrialRow) -> str:

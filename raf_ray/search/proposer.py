@@ -108,9 +108,7 @@ def _optuna(search: Search, known: Sequence[Params]) -> Any:
     sampler = optuna.samplers.TPESampler(seed=(search.config.seed + 7919 * len(known)) % 2**31)
     several = len(search.metrics) > 1
     return OptunaSearch(
-        space=OptunaSearch.convert_search_space(
-            {key: domain.to_tune(labelled=True) for key, domain in search.space.items()}
-        ),
+        space=OptunaSearch.convert_search_space({key: domain.to_tune() for key, domain in search.space.items()}),
         metric=search.metrics if several else search.metrics[0],
         mode=search.modes if several else search.modes[0],
         points_to_evaluate=[relabel(search.space, params) for params in known] or None,

@@ -63,7 +63,7 @@ class Recorder(Callback):  # type: ignore[misc]
 
 def row_of(search: Search, entry: Entry) -> TrialRow:
     """A trial as the display shows it."""
-    rounds = search.trial_config(entry.params).federation.rounds
+    rounds = search.rounds_of(entry.params)
     return TrialRow(entry.number, entry.status, entry.round, rounds, entry.metrics, entry.params, entry.note)
 
 

@@ -94,7 +94,7 @@ def _pack_client(own: ClientData, size: Size, margins: Margins, on_bad_image: An
     if own.open_shard is not None:
         return pack(own.open_shard(), on_bad_image)
     assert own.people is not None
-    return pack(cut_shard(own.people, size, margins), on_bad_image)
+    return _pack_people(own.people, size, margins, on_bad_image)
 
 
 def _cut_shared(

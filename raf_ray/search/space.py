@@ -41,14 +41,13 @@ class Domain:
         low, high = self.args[:2]
         return [low, high - 1] if self.kind == "randint" else [low, high]
 
-    def to_tune(self, labelled: bool) -> Any:
-        """Tune's domain; with `labelled` listed values are text or numbers, as Optuna wants them."""
+    def to_tune(self) -> Any:
+        """Tune's domain; listed values are labelled: text or numbers, as Optuna wants them."""
         from ray import tune
 
         if not self.is_listed:
             return getattr(tune, self.kind)(*self.args)
-        values = [label(value) for value in self.args] if labelled else list(self.args)
-        return getattr(tune, self.kind)(values)
+        return getattr(tune, self.kind)([label(value) for value in self.args])
 
     def value_of(self, told: Any) -> Any:
         """The value that a labelled draw stands for."""
@@ -162,7 +161,7 @@ def draw(space: Mapping[str, Domain], num_samples: int, seed: int) -> Iterator[P
     from ray.tune.search.variant_generator import generate_variants
 
     rng = np.random.RandomState(seed)
-    spec = {"config": {key: domain.to_tune(labelled=True) for key, domain in space.items()}}
+    spec = {"config": {key: domain.to_tune() for key, domain in space.items()}}
     for _ in range(num_samples):
         for _, drawn in generate_variants(spec, random_state=rng):
             yield unlabel(space, drawn["config"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,8 +14,7 @@ from raf_ray.config import Config
 from raf_ray.config.loading import RUN_ONLY, merge, parse_override, preset_path, read_yaml, validate
 from raf_ray.config.tree import Positive, Section
 from raf_ray.errors import InputError
-from raf_ray.plans import plan_clients
-from raf_ray.resolution import find_size
+from raf_ray.plans import asked_sizes, plan_clients
 from raf_ray.search.space import Domain, Params, check_draws, check_space, draw, parse_space, resolve
 
 SELECTION = {"evaluation": {"split": "val", "round_sizes": "all"}}
@@ -116,7 +116,15 @@ class Search:
         return self.config.num_samples if self.planned is None else len(self.planned)
 
     def base_config(self) -> Config:
+        return self._base
+
+    @cached_property
+    def _base(self) -> Config:
         return validate(Config, self.values)
+
+    def rounds_of(self, params: Mapping[str, Any]) -> int:
+        """A trial's rounds, without building its config: displays ask often."""
+        return int(params.get("federation.rounds", self._base.federation.rounds))
 
     def trial_config(self, params: Mapping[str, Any]) -> Config:
         """A trial's config: its values over the base's, scored on `val`. Raises InputError."""
@@ -143,7 +151,7 @@ def check_search(name: str, values: Mapping[str, Any]) -> Search:
     config = validate(SearchConfig, values)
     space = parse_space(config.param_space)
     base = _base_values(config.base)
-    sizes = [str(s) for s in _evaluated(validate(Config, base))]
+    sizes = [str(size) for size in asked_sizes(validate(Config, base))]
     check_space(space, base)
     search = Search(name, config, base, space, None)
     _check_metrics(search, sizes)
@@ -170,12 +178,6 @@ def _base_values(base: Mapping[str, Any]) -> dict[str, Any]:
         merge(values, read_yaml(Path(str(file))))
     merge(values, rest)
     return values
-
-
-def _evaluated(config: Config) -> list[Any]:
-    return [
-        find_size(name, config.resolution.tiers, "evaluation.resolutions") for name in config.evaluation.resolutions
-    ]
 
 
 def _check_metrics(search: Search, sizes: Sequence[str]) -> None:

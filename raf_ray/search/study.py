@@ -16,7 +16,7 @@ from typing import Any
 
 from raf_ray import assembly
 from raf_ray.config import Config
-from raf_ray.config.loading import differences, read_yaml, validate
+from raf_ray.config.loading import differences, dump_yaml, read_yaml, validate
 from raf_ray.errors import InputError, RunError
 from raf_ray.experiment import Watcher
 from raf_ray.federation import cluster
@@ -101,7 +101,9 @@ def run_search(
     """
     search, output, ledger = request.search, request.output, request.ledger
     begin, rows = time.monotonic(), partial(_rows, search, ledger)
-    with _connected(address, search.base_config().resources.dashboard, say):
+    with cluster.joined(address, search.base_config().resources.dashboard) as description:
+        if description:
+            say(description)
         placement = _placement(search)
         _make_folder(request)
         with tracked(search, output, warn) as tracking:
@@ -115,21 +117,6 @@ def run_search(
             values = write_answer(search, ledger, rows(), test, trained - begin)
             tracking.answer(ledger, best, test)
     return Answer(output, ledger, rows(), values)
-
-
-@contextmanager
-def _connected(address: str | None, dashboard: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """A Ray connection while trials run; one that the process has already is kept."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    say(cluster.connect(address, dashboard).description)
-    try:
-        yield
-    finally:
-        cluster.disconnect()
 
 
 # --- before the start ---------------------------------------------------------------------------------
@@ -180,14 +167,14 @@ def _placement(search: Search) -> Placement:
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     here = f"node:{ray.util.get_node_ip_address()}"
+    most = search.config.max_concurrent_trials
     return plan_placement(
         [search.trial_config(params) for params in search.drawn],
         search.config.resources,
-        min(search.config.max_concurrent_trials or search.num_trials, search.num_trials)
-        if search.config.max_concurrent_trials else None,
+        None if most is None else min(most, search.num_trials),
         [node["Resources"] for node in nodes],
         here,
-    )  # fmt: skip
+    )
 
 
 def _make_folder(request: Request) -> None:
@@ -197,20 +184,10 @@ def _make_folder(request: Request) -> None:
         if request.overwrite:
             for path in output.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        write_text(output / SPEC, _yaml(_spec_values(request.search)))
+        write_text(output / SPEC, dump_yaml(_spec_values(request.search)))
         request.ledger.save()
     except OSError as error:
         raise InputError(f"cannot write to output folder {output}: {error.strerror}") from error
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    from ruamel.yaml import YAML
-
-    stream = io.StringIO()
-    yaml = YAML()
-    yaml.default_flow_style = False
-    yaml.dump(dict(values), stream)
-    return stream.getvalue()
 
 
 # --- under Tune ---------------------------------------------------------------------------------------
@@ -251,7 +228,7 @@ def _run_trials(
         def trial(told: Mapping[str, Any]) -> None:
             run_trial(told, setting)
 
-        rounds = max(search.trial_config(params).federation.rounds for params in search.drawn)
+        rounds = max(search.rounds_of(params) for params in search.drawn)
         tuner = tune.Tuner(
             tune.with_resources(trial, bundles),
             tune_config=tune.TuneConfig(

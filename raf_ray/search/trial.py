@@ -24,8 +24,7 @@ from raf_ray.federation.names import new_namespace
 from raf_ray.federation.run_folder import RunFolder
 from raf_ray.files import write_json
 from raf_ray.metrics.drift import drift_spread
-from raf_ray.plans import plan_clients, trained_sizes
-from raf_ray.resolution import find_size
+from raf_ray.plans import asked_sizes, plan_clients, trained_sizes
 from raf_ray.search.ledger import Entry
 from raf_ray.search.shelf import shared_load, with_shared_pixels
 from raf_ray.search.space import unlabel
@@ -155,9 +154,7 @@ def report(config: Config, rows: Sequence[Mapping[str, float]], by_resolution: M
     if unknown:
         raise RunError(f"nothing could be scored on val at {unknown[0]}; the search cannot compare this trial")
     tiers = [by_resolution[str(size)] for size in trained_sizes(plan_clients(config))]
-    names = {
-        str(find_size(n, config.resolution.tiers, "evaluation.resolutions")) for n in config.evaluation.resolutions
-    }
+    names = {str(size) for size in asked_sizes(config)}
     asked = {size: score for size, score in by_resolution.items() if size in names}
     return {
         "round": int(rows[-1]["round"]),
