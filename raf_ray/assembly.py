@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -33,6 +32,7 @@ from raf_ray.federation.state import Layout
 from raf_ray.models import build_model
 from raf_ray.objectives import Objective, build_objective
 from raf_ray.objectives.levels import draw_levels
+from raf_ray.paths import given_path
 from raf_ray.plans import ClientPlan, final_sizes, plan_clients, round_sizes, trained_sizes
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import check_divides
@@ -131,7 +131,7 @@ def initial_model(config: ModelConfig, num_joints: int, seed: int) -> tuple[nn.M
         return model, ()
     from raf_ray.models.checkpoint import load_checkpoint  # late: torchvision takes two seconds
 
-    report = load_checkpoint(model, Path(config.checkpoint))
+    report = load_checkpoint(model, given_path(config.checkpoint, "model.checkpoint"))
     kept = [*report.missing, *report.mismatched]
     notes = [f"model.checkpoint: {len(report.loaded)} entries loaded from {config.checkpoint}"]
     if kept:

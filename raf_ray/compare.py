@@ -18,12 +18,13 @@ from raf_ray.config import Config
 from raf_ray.config.loading import merge, preset_path, read_yaml, validate
 from raf_ray.config.tree import ObjectiveConfig
 from raf_ray.errors import InputError
-from raf_ray.experiment import connected, run_prepared, warn_on, watchers_for
+from raf_ray.experiment import connected, run_prepared, watchers_for
 from raf_ray.federation.run_folder import RunFolder
 from raf_ray.files import write_json, write_text
 from raf_ray.metrics.drift import drift_to_reference
 from raf_ray.plans import expected_pixels, plan_clients
 from raf_ray.report.plots import draw_drift
+from raf_ray.terminal import warn
 from raf_ray.tracking.mlflow import log_afterwards
 
 BUDGET_METHOD = "raf-mixed"
@@ -117,7 +118,7 @@ def compare(
     for name, values in results.items():
         if config.tracking.mlflow and values["drift_to_reference"] is not None:
             drift = {"drift_to_reference": values["drift_to_reference"]}
-            log_afterwards(config, output / name, drift, values["rounds"], partial(warn_on, console))
+            log_afterwards(config, output / name, drift, values["rounds"], partial(warn, console))
     write_json(output / "comparison.json", {"equal_compute": equal_compute, "runs": results})
     write_text(output / "comparison.csv", _csv(results))
     draw_drift(output / "drift.png", results)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from raf_ray.cli import run_command
 
@@ -35,13 +34,14 @@ def main(words: Sequence[str]) -> None:
 
     import json
 
-    from rich.console import Console
     from rich.table import Table
 
+    from raf_ray.paths import given_path
     from raf_ray.report.plots import METRIC_NAMES
     from raf_ray.saved import load_run, scorer_of_run
+    from raf_ray.terminal import make_console
 
-    run = load_run(Path(arguments.run), arguments.overrides)
+    run = load_run(given_path(arguments.run, "RUN"), arguments.overrides)
     scorer, sizes = scorer_of_run(run)
     split = run.config.evaluation.split
     scores = scorer.score(split, sizes)
@@ -59,7 +59,7 @@ def main(words: Sequence[str]) -> None:
     table.add_row("all", *(f"{100 * scores.by_resolution[size]:.1f}" for size in sizes), end_section=True)
     for joint in scores.per_joint[sizes[0]]:
         table.add_row(joint, *(f"{100 * scores.per_joint[size][joint]:.1f}" for size in sizes), style="dim")
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = make_console(120)
     console.print(table)
     small = {size: share for size, share in scores.upsampled.items() if share > 0}
     if small:

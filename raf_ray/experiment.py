@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 
 from raf_ray import assembly
 from raf_ray.assembly import Prepared
@@ -23,8 +22,10 @@ from raf_ray.federation.driver import Federation, save_plain
 from raf_ray.federation.messages import Event, Failed, Finished
 from raf_ray.federation.pool import InProcessPool, Member
 from raf_ray.federation.run_folder import Checkpoint, RunFolder
+from raf_ray.paths import given_path
 from raf_ray.plans import expected_pixels
 from raf_ray.report.plots import draw_drift, draw_samples
+from raf_ray.terminal import warn
 
 FREE_TO_CHANGE = (
     "federation.engine",
@@ -92,7 +93,7 @@ def run_federation(
     """
     config = config or Config()
     prepared = assembly.prepare(config)
-    folder = Path(output) if output is not None else new_folder(Path("runs"), "run")
+    folder = given_path(output, "output") if output is not None else new_folder(Path("runs"), "run")
     check_output(folder, config, resume=resume, overwrite=overwrite)
     with connected(config, len(prepared.plans), address) as description:
         if description and say is not None:
@@ -151,12 +152,8 @@ def watchers_for(config: Config, console: Console, title: str = "") -> list[Watc
     watchers: list[Watcher] = [ProgressDisplay(console, title)]
     if config.tracking.mlflow:
         check_uri(config.tracking.uri)
-        watchers.append(MlflowTracker(config, partial(warn_on, console)))
+        watchers.append(MlflowTracker(config, partial(warn, console)))
     return watchers
-
-
-def warn_on(console: Console, line: str) -> None:
-    console.print(f"[yellow]warning[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def new_folder(parent: Path, name: str = "") -> Path:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and JSON from whoever wrote it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from raf_ray.errors import InputError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -28,3 +30,28 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, allow_nan=False, default=float) + "\n")
+
+
+def read_json(path: Path, what: str, remedy: str = "check the path") -> Any:
+    """The content of a JSON file of UTF-8, with or without a byte order mark (or UTF-16 or -32 with one).
+
+    Args:
+        what: names the file in the error, such as ``annotation file``.
+        remedy: what to do where it is missing.
+
+    Raises InputError, in one sentence, where it is missing, empty, cannot be read or is not JSON.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist; {remedy}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not data.strip():
+        raise InputError(f"{what} {path} is empty; fetch or write it anew")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise InputError(f"{what} {path} is nested too deeply to be read; it is damaged or no such file") from None
+    except ValueError as error:  # also bytes that are no text, and numbers of thousands of digits
+        raise InputError(f"{what} {path} is not valid JSON ({error}); where it was cut off, fetch it anew") from error

@@ -39,17 +39,18 @@ def main(words: Sequence[str]) -> None:
     import numpy as np
 
     from raf_ray.data.pictures import read_picture
+    from raf_ray.paths import existing_file, given_path
     from raf_ray.plans import plan_clients, trained_sizes
     from raf_ray.report.plots import draw_people
     from raf_ray.resolution import check_divides, parse_size
     from raf_ray.saved import load_run, predict, skeleton_of_run
 
-    run = load_run(Path(arguments.run))
+    run = load_run(given_path(arguments.run, "RUN"))
     own = trained_sizes(plan_clients(run.config))[0]
     size = parse_size(arguments.size) if arguments.size else own
     check_divides(size, int(getattr(run.model, "size_divisor", 4)), "--size")
     skeleton = skeleton_of_run(run)
-    boxes = read_boxes(Path(arguments.boxes)) if arguments.boxes else {}
+    boxes = read_boxes(existing_file(arguments.boxes, "--boxes")) if arguments.boxes else {}
     pictures = {}
     for name in arguments.images:
         path = Path(name)
@@ -59,7 +60,7 @@ def main(words: Sequence[str]) -> None:
             pictures[path] = read_picture(str(path))
         except RuntimeError as error:
             raise InputError(str(error)) from error
-    output = Path(arguments.output)
+    output = given_path(arguments.output, "--output")
     try:
         output.mkdir(parents=True, exist_ok=True)
         for path, picture in pictures.items():
@@ -76,12 +77,9 @@ def main(words: Sequence[str]) -> None:
 
 def read_boxes(path: Path) -> dict[str, list[list[float]]]:
     """File name -> N boxes of four positive sizes; InputError in one sentence for anything else."""
-    import json
+    from raf_ray.files import read_json
 
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"--boxes: cannot read {path}: {error}") from error
+    values = read_json(path, "--boxes")
     form = '{"picture.jpg": [[x, y, width, height], ...]}'
     if not isinstance(values, dict):
         raise InputError(f"--boxes: {path} must be of the form {form}")

@@ -17,6 +17,7 @@ from raf_ray.cli import add_config_arguments, config_from, run_command
 from raf_ray.config import Config, write_yaml
 from raf_ray.config.help import PRECEDENCE, preset_lines
 from raf_ray.errors import InputError
+from raf_ray.paths import given_path
 
 if TYPE_CHECKING:
     from raf_ray.data.encoded import Encoding
@@ -68,12 +69,13 @@ def main(words: Sequence[str]) -> None:
     if arguments.clients_per_file < 1:
         raise InputError(f"--clients-per-file {arguments.clients_per_file}: it must be at least 1")
     config = config_from(arguments)
-    output = Path(arguments.output)
+    output = given_path(arguments.output, "--output")
 
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    from raf_ray.terminal import make_console
+
+    console = make_console(120)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("people", total=None)
@@ -84,7 +86,7 @@ def main(words: Sequence[str]) -> None:
         )  # fmt: skip
     console.print(summary(prepared))
     for line in closing_lines(prepared, arguments):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -55,14 +55,16 @@ def main(words: Sequence[str]) -> None:
         return
     config = _resumed_config(arguments) or config_from(arguments)
 
-    from rich.console import Console
-
     from raf_ray.compare import compare
     from raf_ray.experiment import new_folder, run_federation, watchers_for
+    from raf_ray.paths import given_path
     from raf_ray.report.tables import results_table, upsampled_lines
+    from raf_ray.terminal import make_console
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    output = Path(arguments.output) if arguments.output else new_folder(Path("runs"), _kind(arguments))
+    console = make_console()
+    output = (
+        given_path(arguments.output, "--output") if arguments.output else new_folder(Path("runs"), _kind(arguments))
+    )
     if arguments.compare:
         only = arguments.only.split(",") if arguments.only else None
         results = compare(
@@ -104,11 +106,14 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _resumed_config(arguments: argparse.Namespace) -> Config | None:
     """A single run that is resumed without presets or a file takes its own config."""
-    own = Path(arguments.output or "") / "config.yaml"
-    if not arguments.resume or arguments.compare or arguments.preset or arguments.config or not own.is_file():
-        return None
     from raf_ray.config import load_config
+    from raf_ray.paths import given_path
 
+    if not arguments.resume or arguments.compare or arguments.preset or arguments.config:
+        return None
+    own = given_path(arguments.output, "--output") / "config.yaml"
+    if not own.is_file():
+        return None
     return load_config(file=own, overrides=arguments.overrides)
 
 

@@ -23,6 +23,7 @@ from raf_ray.data.store import read_shard, read_upsampled
 from raf_ray.data.stored_people import read_people
 from raf_ray.data.synthetic import synthetic_people
 from raf_ray.errors import InputError
+from raf_ray.paths import existing_folder
 from raf_ray.plans import ClientPlan, final_sizes
 from raf_ray.plugins import is_import_path, load_object
 
@@ -121,7 +122,7 @@ def load_shards(config: Config, plans: Sequence[ClientPlan]) -> tuple[ClientData
 
 def _open_shards(config: Config) -> tuple[Path, Index]:
     """The folder of prepared shards and its index, checked against the configured joints."""
-    root = Path(config.data.root or "").absolute()
+    root = existing_folder(config.data.root or "", "data.root").absolute()
     index = read_index(root)
     if config.data.skeleton is not None and skeleton_of(config) != index.skeleton:
         raise InputError(

@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from raf_ray.cli import run_command
 
@@ -35,10 +34,12 @@ def parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str]) -> None:
     arguments = parser().parse_args(words)
 
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.live import Live
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    from raf_ray.terminal import make_console
+
+    console = make_console(120)
 
     def view() -> tuple[Group, bool]:
         if arguments.what.startswith(("http://", "https://")):
@@ -46,9 +47,10 @@ def main(words: Sequence[str]) -> None:
             from raf_ray.report.cluster import cluster_view
 
             return cluster_view(observe(arguments.what), arguments.what), False
+        from raf_ray.paths import given_path
         from raf_ray.report.status import read_folder
 
-        return read_folder(Path(arguments.what))
+        return read_folder(given_path(arguments.what, "RUN"))
 
     shown, ended = view()
     if not arguments.follow:

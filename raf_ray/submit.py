@@ -26,6 +26,7 @@ from urllib.parse import urlparse
 
 from raf_ray.errors import InputError, RunError
 from raf_ray.federation.cluster import TOKEN_ADVICE
+from raf_ray.paths import existing_file
 
 RESULTS = "raf_ray_runs"
 """Below the home of the head node's user: a job's own working directory goes away with the job."""
@@ -86,7 +87,7 @@ def submit(module: str, words: Sequence[str], dashboard: str, kind: str, say: Ca
 
     client = connect(dashboard)
     with tempfile.TemporaryDirectory() as packed:
-        pack(Path.cwd(), Path(packed), Path(own.config) if own.config else None)
+        pack(Path.cwd(), Path(packed), existing_file(own.config, "config file") if own.config else None)
         environment = {"working_dir": packed, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
         with _errors_of(dashboard):
             _when_ready(partial(client.submit_job, entrypoint=entrypoint, submission_id=job, runtime_env=environment))

@@ -34,13 +34,14 @@ def parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str]) -> None:
     arguments = parser().parse_args(words)
 
+    from raf_ray.paths import given_path
     from raf_ray.tracking.outbox import RECORDS
     from raf_ray.tracking.store import check_uri
 
     check_uri(arguments.uri)
     folders: list[Path] = []
     for name in arguments.runs:
-        found = [path.parent for path in Path(name).rglob(RECORDS)]
+        found = [path.parent for path in given_path(name, "RUN").rglob(RECORDS)]
         if not found:
             raise InputError(f"{name} holds no MLflow records ({RECORDS}), nor does a folder below it")
         folders += found

@@ -45,11 +45,12 @@ def main(words: Sequence[str]) -> None:
     if arguments.resume and arguments.overwrite:
         raise InputError("--resume and --overwrite exclude each other")
 
+    from raf_ray.paths import existing_file, given_path
     from raf_ray.search.spec import load_search
 
-    file = Path(arguments.file)
+    file = existing_file(arguments.file, "search file")
     search = load_search(file, arguments.overrides)
-    output = Path(arguments.output) if arguments.output else Path("runs") / search.name
+    output = given_path(arguments.output, "--output") if arguments.output else Path("runs") / search.name
 
     from raf_ray.submit import dashboard_of, submit
 
@@ -64,21 +65,19 @@ def main(words: Sequence[str]) -> None:
         submit("raf_ray.tune", words, dashboard, search.name, print)
         return
 
-    from rich.console import Console
-    from rich.markup import escape
-
     from raf_ray.report.search import trials_table
     from raf_ray.search.display import SearchDisplay
     from raf_ray.search.study import prepare_search, run_search
+    from raf_ray.terminal import make_console, warn
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
+    console = make_console()
     request = prepare_search(search, output, resume=arguments.resume, overwrite=arguments.overwrite)
     answer = run_search(
         request,
         address=arguments.address,
         display=partial(SearchDisplay, console, search.num_trials, search.metrics),
         say=lambda line: console.print(line, style="dim", highlight=False, soft_wrap=True),
-        warn=lambda line: console.print(f"[yellow]warning[/] {escape(line)}", soft_wrap=True, highlight=False),
+        warn=partial(warn, console),
     )
     best = answer.values["best"]
     console.print()

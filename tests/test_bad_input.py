@@ -83,7 +83,7 @@ def coco(folder: Path, **changes) -> Path:
         (["--compare", "--only", "raf"], "unknown method 'raf'"),
         (["--resume", "--output", "nowhere"], "holds no run to resume"),
         (["--output", "x", "--resume", "--overwrite"], "exclude each other"),
-        (["--config", "none.yaml"], "cannot read config file none.yaml"),
+        (["--config", "none.yaml"], "config file none.yaml does not exist"),
     ],
 )
 def test_wrong_words(words, says, capsys, here):

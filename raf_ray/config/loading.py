@@ -19,6 +19,7 @@ from ruamel.yaml.error import YAMLError
 
 from raf_ray.config.tree import Config, Section
 from raf_ray.errors import InputError
+from raf_ray.paths import existing_file
 
 PRESETS = Path(__file__).parent / "presets"
 REPLACED_WHOLE = ("resolution.tiers", "federation.clients", "data.annotations", "data.images")
@@ -47,7 +48,7 @@ def load_config(presets: Iterable[str] = (), file: str | Path | None = None, ove
     for name in presets:
         merge(values, read_yaml(preset_path(name)))
     if file is not None:
-        merge(values, read_yaml(Path(file)))
+        merge(values, read_yaml(existing_file(file, "config file")))
     for word in overrides:
         merge(values, parse_override(word))
     return validate(Config, values)

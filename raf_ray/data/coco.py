@@ -6,7 +6,6 @@ tools (HRNet, MMPose): crowd regions, people without a labelled joint, people wi
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ from raf_ray.data.people import Ignored, People
 from raf_ray.data.pictures import PictureFiles, check_picture_folder
 from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.errors import InputError
+from raf_ray.files import read_json
+from raf_ray.paths import existing_folder
 
 FileSplit = Literal["train", "test"]
 """Splits that data sets have files of; `val` is drawn from `train`."""
@@ -57,7 +58,7 @@ def coco_people(annotation_file: Path, picture_folder: Path, skeleton: Skeleton)
     form, joints that are not the skeleton's, entries that contradict each other, and a file without usable
     people.
     """
-    content = read_json(annotation_file)
+    content = read_annotations(annotation_file)
     for part in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise InputError(_not_coco(annotation_file, content, part))
@@ -138,30 +139,12 @@ def coco_people(annotation_file: Path, picture_folder: Path, skeleton: Skeleton)
 
 def existing_root(root: str | Path) -> Path:
     """The data set's folder. Raises InputError where there is none."""
-    folder = Path(root).expanduser().absolute().expanduser()
-    if not folder.is_dir():
-        raise InputError(f"data.root: folder {folder} does not exist; set data.root to the data set's folder")
-    return folder
+    return existing_folder(root, "data.root", "set data.root to the data set's folder").absolute()
 
 
-def read_json(file: Path) -> Any:
-    """The content of an annotation file. Raises InputError where it is missing, empty or not JSON."""
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise InputError(
-            f"annotation file {file} does not exist; set data.root, or data.annotations to a file below it"
-        ) from None
-    except OSError as error:
-        raise InputError(f"annotation file {file} cannot be read: {error.strerror}") from error
-    if not data.strip():
-        raise InputError(f"annotation file {file} is empty; fetch it anew")
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise InputError(
-            f"annotation file {file} is not valid JSON ({error}); where it was cut off, fetch it anew"
-        ) from error
+def read_annotations(file: Path) -> Any:
+    """The content of an annotation file. Raises InputError; see `raf_ray.files.read_json`."""
+    return read_json(file, "annotation file", "set data.root, or data.annotations to a file below it")
 
 
 def field(entry: Any, key: str, what: str, file: Path) -> Any:

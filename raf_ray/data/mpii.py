@@ -14,7 +14,7 @@ import numpy as np
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from raf_ray.data.coco import AREA_OF_BOX, FileSplit, existing_root, field, numbers, read_json
+from raf_ray.data.coco import AREA_OF_BOX, FileSplit, existing_root, field, numbers, read_annotations
 from raf_ray.data.people import People
 from raf_ray.data.pictures import PictureFiles, check_picture_folder
 from raf_ray.data.skeletons import MPII16
@@ -69,7 +69,7 @@ def mpii_people(annotation_file: Path, picture_folder: Path, head_boxes: Path | 
     Raises InputError, in one sentence, for a file or folder that is missing, a list in another form, head
     boxes that are not those of the list, and a list without usable people.
     """
-    entries = read_json(annotation_file)
+    entries = read_annotations(annotation_file)
     if not isinstance(entries, list):
         raise InputError(
             f"{annotation_file} is not a list of people, as MPII's annot files are; for a file in COCO's "

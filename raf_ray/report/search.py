@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from raf_ray.files import write_atomically
@@ -47,7 +46,7 @@ def trials_table(rows: Sequence[TrialRow], metrics: Sequence[str], most: int = 1
     for row in rows[:most]:
         table.add_row(
             str(row.number), f"{row.round}/{row.rounds}", *(points(name, row.metrics.get(name)) for name in metrics),
-            *(escape(short(value)) for value in row.params.values()),
+            *(short(value) for value in row.params.values()),
         )  # fmt: skip
     return table
 

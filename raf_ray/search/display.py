@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from raf_ray.report.search import TrialRow, points, short, short_key
@@ -44,7 +43,7 @@ class SearchDisplay:
         text = "  ".join(
             filter(None, (f"trial {row.number:<3}", f"{row.status:<8}", where, scores, _values(row), row.note))
         )
-        self._console.print(f"  {text}", highlight=False, soft_wrap=True, markup=False)
+        self._console.print(f"  {text}", highlight=False, soft_wrap=True)
 
     def end(self) -> None:
         if self._live is not None:
@@ -63,7 +62,7 @@ class SearchDisplay:
         for row in [*running, *ended][:SHOWN]:
             table.add_row(
                 str(row.number), row.status, f"{row.round}/{row.rounds}" if row.round else "-",
-                *(points(name, row.metrics.get(name)) for name in self._metrics), escape(_values(row)),
+                *(points(name, row.metrics.get(name)) for name in self._metrics), _values(row),
             )  # fmt: skip
         return table
 

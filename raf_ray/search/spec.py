@@ -14,6 +14,7 @@ from raf_ray.config import Config
 from raf_ray.config.loading import RUN_ONLY, merge, parse_override, preset_path, read_yaml, validate
 from raf_ray.config.tree import Positive, Section
 from raf_ray.errors import InputError
+from raf_ray.paths import existing_file
 from raf_ray.plans import asked_sizes, plan_clients
 from raf_ray.search.space import Domain, Params, check_draws, check_space, draw, parse_space, resolve
 
@@ -175,7 +176,7 @@ def _base_values(base: Mapping[str, Any]) -> dict[str, Any]:
     for preset in presets:
         merge(values, read_yaml(preset_path(str(preset))))
     if file is not None:
-        merge(values, read_yaml(Path(str(file))))
+        merge(values, read_yaml(existing_file(str(file), "config file")))
     merge(values, rest)
     return values
 

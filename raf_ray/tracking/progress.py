@@ -38,8 +38,11 @@ class ProgressDisplay:
         who = ", ".join(f"{count} x {label}" for label, count in clients.items())
         config = prepared.config
         self._console.print(
-            f"[bold]{title}[/]  {config.objective.name}, {who}; "
-            f"{sum(d.count for d in prepared.data)} people, {config.federation.rounds} rounds, seed {config.seed}",
+            Text.assemble(
+                (title, "bold"),
+                f"  {config.objective.name}, {who}; {sum(d.count for d in prepared.data)} people, "
+                f"{config.federation.rounds} rounds, seed {config.seed}",
+            ),
             highlight=False,
         )
         for note in prepared.notes:
@@ -47,11 +50,11 @@ class ProgressDisplay:
         if not self._console.is_terminal:
             return
         self._rounds = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=self._console
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), console=self._console
         )
         self._rounds.add_task("rounds", total=config.federation.rounds)
         self._tiers = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             console=self._console,
