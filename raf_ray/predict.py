@@ -76,21 +76,29 @@ def main(words: Sequence[str]) -> None:
 
 
 def read_boxes(path: Path) -> dict[str, list[list[float]]]:
-    """File name -> N boxes of four positive sizes; InputError in one sentence for anything else."""
+    """File name -> N boxes of four numbers, sizes above 0; InputError in one sentence for anything else."""
+    import numpy as np
+
+    from raf_ray.data.fields import check_pixels, numbers, shown
     from raf_ray.files import read_json
 
     values = read_json(path, "--boxes")
     form = '{"picture.jpg": [[x, y, width, height], ...]}'
     if not isinstance(values, dict):
         raise InputError(f"--boxes: {path} must be of the form {form}")
+    found = {}
     for name, boxes in values.items():
-        good = isinstance(boxes, list) and bool(boxes)
-        for box in boxes if good else []:
-            numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-            good = good and numbers and box[2] > 0 and box[3] > 0
-        if not good:
-            raise InputError(f"--boxes: '{name}' in {path} must list boxes of the form {form}, sizes above 0")
-    return values
+        wrong = f"--boxes: {shown(name)} in {path} must list boxes of the form {form}, sizes above 0"
+        if not isinstance(boxes, list) or not boxes or any(not isinstance(b, list) or len(b) != 4 for b in boxes):
+            raise InputError(wrong)
+        what = f"of {shown(name)}"
+        found[name] = np.array(
+            [numbers(b, (4,), f"box {i} {what}", f"--boxes: {path}") for i, b in enumerate(boxes, 1)]
+        )
+        if (found[name][:, 2:] <= 0).any():
+            raise InputError(wrong)
+    check_pixels(np.concatenate([*found.values(), np.zeros((0, 4))]), "boxes", f"--boxes: {path}")
+    return {name: boxes.tolist() for name, boxes in found.items()}
 
 
 def write_joints(path: Path, names: Sequence[str], joints: Any, confidence: Any) -> None:

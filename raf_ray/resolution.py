@@ -45,9 +45,11 @@ class Size:
 
 def parse_size(text: str) -> Size:
     """``"128x96"`` -> Size(128, 96). Raises InputError where the text is no size."""
-    match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", str(text))
+    text = str(text)
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX]\s*(\d{1,6})\s*", text)
     if not match or int(match[1]) == 0 or int(match[2]) == 0:
-        raise InputError(f"'{text}' is not a size; write height x width in pixels, such as 128x96")
+        shown = text if len(text) <= 80 else f"{text[:80]} ..."
+        raise InputError(f"'{shown}' is not a size; write height x width in pixels, such as 128x96")
     return Size(int(match[1]), int(match[2]))
 
 

@@ -252,7 +252,7 @@ def test_the_index_comes_back_as_it_was(prepared: Path) -> None:
 WRONG_FILES: list[tuple[str, Callable[[Path], object], str]] = [
     ("no folder", lambda root: [p.unlink() for p in root.iterdir()] and root.rmdir(), "does not exist"),
     ("no index", lambda root: (root / "index.json").unlink(), "holds no prepared shards"),
-    ("no JSON", lambda root: (root / "index.json").write_text('{"schema'), "index.json cannot be read"),
+    ("no JSON", lambda root: (root / "index.json").write_text('{"schema'), "index.json is not valid JSON"),
     ("not an index", lambda root: (root / "index.json").write_text("[]"), "names no schema version"),
     ("other version", lambda root: edit_index(root, lambda v: v.update(schema_version=99)), "schema version 99"),
     ("no seed", lambda root: edit_index(root, lambda v: v.pop("seed")), r"damaged \(seed: Field required\)"),

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from raf_ray.data.encoded import Encoding
+from raf_ray.data.fields import brief, shown
 from raf_ray.data.shard import Margins
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.data.splits import Partition
 from raf_ray.errors import InputError
-from raf_ray.files import write_json
+from raf_ray.files import read_json, write_json
 from raf_ray.resolution import Size, parse_size
 
 SCHEMA_VERSION = 1
 """Of the index and the Parquet files. It grows whenever older readers would misread what is written."""
 
 FILE_NAME = "index.json"
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}\.parquet$")]
+"""A file beside the index, never one elsewhere."""
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+People = Annotated[int, Field(strict=True, gt=0, lt=2**31)]
+SizeText = Annotated[str, AfterValidator(lambda text: str(parse_size(text)))]
+"""Height x width"""
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -30,15 +38,15 @@ class ClientRecord:
 
     name: str
     tier: str
-    size: str
+    size: SizeText
     """Height x width of the tier it was cut at"""
-    file: str
-    row_group: int
-    people: int
+    file: FileName
+    row_group: Count
+    people: People
     """People stored"""
-    asked: int
+    asked: People
     """People that the client was to have; more than `people` where pictures were bad"""
-    upsampled: float
+    upsampled: Annotated[Finite, Field(ge=0, le=1)]
     """Share of the stored people who are smaller in their picture than the tier"""
     margins: Margins
 
@@ -51,28 +59,30 @@ class ClientRecord:
 class SplitRecord:
     """The people of a held-out split: one file."""
 
-    file: str
-    people: int
-    asked: int
+    file: FileName
+    people: People
+    asked: People
 
 
 @dataclass(frozen=True)
 class Index:
+    __pydantic_config__: ClassVar = ConfigDict(allow_inf_nan=False)
+
     schema_version: int
     raf_ray: str
     """Version of the library that wrote the shards"""
     encoding: Encoding
-    seed: int
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
     """Of the split and the partition"""
     partition: Partition
-    concentration: float
+    concentration: Annotated[Finite, Field(gt=0)]
     skeleton: Skeleton
     clients: tuple[ClientRecord, ...]
     held_out: dict[str, SplitRecord]
     """`val` and `test`"""
-    evaluation_sizes: tuple[str, ...]
+    evaluation_sizes: tuple[SizeText, ...]
     """Sizes that the held-out pictures suffice for, largest first"""
-    smallest_size: str
+    smallest_size: SizeText
     """The last of them"""
     config: str
     """The source's resolved config as YAML"""
@@ -94,19 +104,14 @@ def read_index(root: Path) -> Index:
         raise InputError(
             f"data.root: {root} holds no prepared shards, since it has no {FILE_NAME}; make them with raf_ray.prepare"
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); prepare the shards again") from error
+    values = read_json(path, "index of prepared shards")
     check_version(values, path)
     try:
         index = TypeAdapter(Index).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        first = error.errors(include_input=False)[0]
+        place = brief(".".join(str(part) for part in first["loc"]))
         raise InputError(f"{path} is damaged ({place}: {first['msg']}); prepare the shards again") from error
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); prepare the shards again") from error
     if not {"val", "test"} <= set(index.held_out):
         raise InputError(f"{path} is damaged (held_out: val or test is missing); prepare the shards again")
     return index
@@ -117,9 +122,9 @@ def check_version(values: Any, path: Path) -> None:
     version = values.get("schema_version") if isinstance(values, Mapping) else None
     if version is None:
         raise InputError(f"{path} names no schema version, so it was not made by raf_ray.prepare; set data.root")
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise InputError(
-            f"{path} is of schema version {version}, but this raf-ray reads version {SCHEMA_VERSION}; "
+            f"{path} is of schema version {shown(version)}, but this raf-ray reads version {SCHEMA_VERSION}; "
             "prepare the shards again"
         )
 
@@ -133,8 +138,8 @@ def check_clients(index: Index, clients: list[tuple[str, Size]]) -> None:
     for number, ((name, size), record) in enumerate(zip(clients, index.clients, strict=True), 1):
         if size != record.pixels:
             raise InputError(
-                f"data.root: client {number} of the run ({name}) is of {size}, but its shard ({record.name}) was cut "
-                f"at {record.size}; {rule}"
+                f"data.root: client {number} of the run ({name}) is of {size}, but its shard ({brief(record.name)}) "
+                f"was cut at {record.size}; {rule}"
             )
 
 
@@ -154,7 +159,7 @@ def check_margins(record: ClientRecord, needed: Margins) -> None:
     """Raise InputError where the augmentation reaches beyond what was stored around a client's people."""
     if not record.margins.cover(needed):
         raise InputError(
-            f"data.augment reaches {_factors(needed)}, but the shard of {record.name} has margins of "
+            f"data.augment reaches {_factors(needed)}, but the shard of {brief(record.name)} has margins of "
             f"{_factors(record.margins)}; prepare the shards again with this data.augment, or ask for less"
         )
 
@@ -167,7 +172,7 @@ def _told(index: Index) -> list[str]:
     """Clients in short: runs of equal ones as ``2 x high 128x96``."""
     runs: list[tuple[str, int]] = []
     for record in index.clients:
-        label = f"{record.tier} {record.size}" if record.tier != record.size else record.size
+        label = f"{brief(record.tier)} {record.size}" if record.tier != record.size else record.size
         if runs and runs[-1][0] == label:
             runs[-1] = (label, runs[-1][1] + 1)
         else:

@@ -6,19 +6,23 @@ An entry is one person: ``image``, ``center``, ``scale`` (person height / 200 px
 
 from __future__ import annotations
 
-import zlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
-from raf_ray.data.coco import AREA_OF_BOX, FileSplit, existing_root, field, numbers, read_annotations
+from raf_ray.data.coco import FileSplit, existing_root, read_annotations
+from raf_ray.data.coco_entries import AREA_OF_BOX
+from raf_ray.data.fields import LARGEST, brief, check_pixels, given, number, numbers, settle_joints, shown, text
 from raf_ray.data.people import People
 from raf_ray.data.pictures import PictureFiles, check_picture_folder
 from raf_ray.data.skeletons import MPII16
 from raf_ray.errors import InputError
+
+log = logging.getLogger(__name__)
 
 OFFICIAL: dict[FileSplit, str] = {"train": "train", "test": "valid"}
 """HRNet's split of the people with public labels; MPII's own test people have none."""
@@ -29,6 +33,9 @@ BOX_SIDE = 200.0
 CENTRE_SHIFT = 15.0
 """Pixels of scale 1 by which HRNet moves a centre down, "to avoid cropping limbs". It also enlarges the
 scale by 1.25, which is the crop's own PADDING here."""
+
+UNKNOWN = -1.0
+"""How MPII writes a centre or scale that it does not have."""
 
 HEAD_SHARE = 0.6
 """PCKh's head size as a share of the head box's diagonal (SC_BIAS of MPII's evaluation)."""
@@ -64,10 +71,11 @@ def mpii_people(annotation_file: Path, picture_folder: Path, head_boxes: Path | 
     (not where it is -1, MPII's "unknown"). `area` is AREA_OF_BOX of that square, a choice: MPII has no
     segments, and an OKS on it is no official number (a square is wider than a person, so it is lenient).
     `person_id` is the entry's place in the list and `picture_id` the picture's place among the list's
-    sorted file names. Entries without a labelled joint or with a scale that is not positive are left out.
+    sorted file names. Entries without a labelled joint or of unknown scale (-1, as MPII has it) are left out.
 
-    Raises InputError, in one sentence, for a file or folder that is missing, a list in another form, head
-    boxes that are not those of the list, and a list without usable people.
+    Raises InputError, in one sentence, for a file or folder that is missing, a list in another form, values
+    that their field cannot have (see `raf_ray.data.fields`), coordinates that are no pixels, head boxes that
+    are not those of the list, and a list without usable people.
     """
     entries = read_annotations(annotation_file)
     if not isinstance(entries, list):
@@ -81,28 +89,44 @@ def mpii_people(annotation_file: Path, picture_folder: Path, head_boxes: Path | 
     names: list[str] = []
     joints = np.zeros((count, k, 2))
     labelled = np.zeros((count, k), bool)
-    centre, scale = np.zeros((count, 2)), np.zeros(count)
+    centre, scale = np.zeros((count, 2)), np.full(count, UNKNOWN)
     for i, entry in enumerate(entries):
         what = f"entry {i}"
-        names.append(str(field(entry, "image", what, annotation_file)))
-        joints[i] = numbers(entry, "joints", (k, 2), what, annotation_file)
-        labelled[i] = numbers(entry, "joints_vis", (k,), what, annotation_file) > 0
-        centre[i] = numbers(entry, "center", (2,), what, annotation_file)
-        scale[i] = numbers(entry, "scale", (), what, annotation_file)
+        names.append(text(given(entry, "image", what, annotation_file), f"'image' of {what}", annotation_file))
+        joints[i] = numbers(
+            given(entry, "joints", what, annotation_file), (k, 2), f"'joints' of {what}", annotation_file, unknown=True
+        )
+        labelled[i] = _flags(entry, what, annotation_file)
+        settle_joints(joints[i], labelled[i], MPII16, f"'joints' of {what}", annotation_file)
+        if labelled[i].any():
+            scale[i] = _scale(entry, what, annotation_file)
+            place = given(entry, "center", what, annotation_file)
+            centre[i] = numbers(place, (2,), f"'center' of {what}", annotation_file)
     if head_boxes is None:
         head_size = np.full(count, np.nan)
     else:
         head_size = read_head_sizes(head_boxes, annotation_file, joints, labelled)
 
-    keep = np.flatnonzero(labelled.any(axis=1) & (scale > 0))
+    someone = labelled.any(axis=1)
+    keep = np.flatnonzero(someone & (scale != UNKNOWN))
+    unknown = int(someone.sum()) - len(keep)
     if len(keep) == 0:
         raise InputError(
-            f"{annotation_file} holds no person to use ({count} entries, none with a labelled joint and a "
-            "scale); set data.annotations"
+            f"{annotation_file} holds no person to use ({count} entries: {count - unknown} without a labelled joint, "
+            f"{unknown} of unknown scale); set data.annotations"
         )
-    centre[:, 1] += np.where(centre[:, 0] == -1, 0.0, CENTRE_SHIFT * scale)
+    if unknown:
+        log.warning(
+            "%s: %d people with labelled joints are left out, since their scale is %g, unknown",
+            annotation_file, unknown, UNKNOWN,
+        )  # fmt: skip
+    check_pixels(joints[keep][labelled[keep]], "labelled joints", annotation_file)
+    check_pixels(centre[keep], "centres", annotation_file)
+    centre[:, 1] += np.where(centre[:, 0] == UNKNOWN, 0.0, CENTRE_SHIFT * scale)
     side = BOX_SIDE * scale[keep]
-    used, rows = np.unique(np.array(names), return_inverse=True)
+    used = sorted(set(names))
+    row_of = {name: row for row, name in enumerate(used)}
+    rows = np.array([row_of[name] for name in names], np.int64)
     return People(
         skeleton=MPII16,
         joints=(joints[keep] - 1).astype(np.float32),
@@ -112,10 +136,28 @@ def mpii_people(annotation_file: Path, picture_folder: Path, head_boxes: Path | 
         area=(AREA_OF_BOX * side**2).astype(np.float32),
         head_size=head_size[keep].astype(np.float32),
         person_id=keep.astype(np.int64),
-        picture_id=rows[keep].astype(np.int64),
-        rows=rows[keep].astype(np.int64),
-        read=PictureFiles(tuple(str(picture_folder / name) for name in used.tolist())),
+        picture_id=rows[keep],
+        rows=rows[keep],
+        read=PictureFiles(tuple(str(picture_folder / name) for name in used)),
     )
+
+
+def _flags(entry: Any, what: str, file: Path) -> np.ndarray:
+    """(K,) bool, which joints are labelled: those above 0, or true."""
+    values = given(entry, "joints_vis", what, file)
+    if isinstance(values, list):
+        values = [int(one) if isinstance(one, bool) else one for one in values]
+    return numbers(values, (len(MPII16),), f"'joints_vis' of {what}", file) > 0
+
+
+def _scale(entry: Any, what: str, file: Path) -> float:
+    scale = number(given(entry, "scale", what, file), f"'scale' of {what}", file)
+    if scale <= 0 and scale != UNKNOWN:
+        raise InputError(
+            f"{file}: 'scale' of {what} is {shown(entry['scale'])}, but must be above 0 (the person's height / "
+            f"{BOX_SIDE:g} pixels), or {UNKNOWN:g} where it is unknown"
+        )
+    return scale
 
 
 def read_head_sizes(head_boxes: Path, annotation_file: Path, joints: np.ndarray, labelled: np.ndarray) -> np.ndarray:
@@ -129,24 +171,37 @@ def read_head_sizes(head_boxes: Path, annotation_file: Path, joints: np.ndarray,
         raise InputError(f"head-box file {head_boxes} does not exist; remove it from the request or fetch it")
     try:
         content = loadmat(head_boxes)
-    except (OSError, ValueError, TypeError, NotImplementedError, EOFError, zlib.error, MatReadError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # scipy raises a different type for every kind of damage
+        reason = brief(" ".join(str(error).split()))
         raise InputError(f"head-box file {head_boxes} cannot be read as a MATLAB file: {reason}") from error
     corners = content.get("headboxes_src")
-    if corners is None or corners.ndim != 3 or corners.shape[:2] != (2, 2):
+    if corners is None or corners.ndim != 3 or corners.shape[:2] != (2, 2) or not _real(corners):
         raise InputError(f"head-box file {head_boxes} has no 'headboxes_src' of 2 x 2 x people; fetch HRNet's")
     if corners.shape[2] != len(joints):
         raise InputError(
             f"head-box file {head_boxes} is of {corners.shape[2]} people, but {annotation_file} has "
             f"{len(joints)}; use the two files of one split, or remove the former"
         )
+    corners = corners.astype(np.float64)
+    far = ~(np.abs(corners) <= LARGEST).all(axis=(0, 1))
+    if far.any():
+        raise InputError(
+            f"head-box file {head_boxes}: 'headboxes_src' of person {np.argmax(far)} must be 2 x 2 finite numbers in "
+            "the picture's pixels; fetch HRNet's"
+        )
     places = content.get("pos_gt_src")
-    if places is not None and places.shape == (joints.shape[1], 2, len(joints)) and labelled.any():
+    comparable = places is not None and places.shape == (joints.shape[1], 2, len(joints)) and _real(places)
+    if comparable and labelled.any():
         distance = np.linalg.norm(places.astype(np.float64).transpose(2, 0, 1) - joints, axis=2)[labelled]
-        if np.median(distance) > SAME_PLACE:
+        if np.median(np.nan_to_num(distance)) > SAME_PLACE:
             raise InputError(
                 f"head-box file {head_boxes} has its people in other places or another order than "
                 f"{annotation_file}; use the two files of one split"
             )
-    diagonal = np.linalg.norm(corners[1].astype(np.float64) - corners[0].astype(np.float64), axis=0)
+    diagonal = np.linalg.norm(corners[1] - corners[0], axis=0)
     return np.asarray(HEAD_SHARE * diagonal)
+
+
+def _real(array: np.ndarray) -> bool:
+    """Whether the array is of plain numbers, neither complex nor MATLAB's cells or texts."""
+    return array.dtype.kind in "iuf"

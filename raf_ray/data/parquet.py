@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raf_ray.data.fields import brief, shown
 from raf_ray.data.index import SCHEMA_VERSION, check_version
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError, RunError
@@ -35,10 +36,10 @@ def open_writer(path: Path, schema: pa.Schema, pictures: str) -> pq.ParquetWrite
     )
 
 
-def open_file(path: Path, skeleton: Skeleton) -> pq.ParquetFile:
-    """A Parquet file of prepared shards with the joints of `skeleton`.
+def open_file(path: Path, skeleton: Skeleton, schema: pa.Schema) -> pq.ParquetFile:
+    """A Parquet file of prepared shards with the joints of `skeleton` and the columns of `schema`.
 
-    Raises InputError where it is missing, cut off, no such file, of another schema version or of other joints.
+    Raises InputError where it is missing, cut off, no such file, of another schema version, of other joints or columns.
     """
     if not path.is_file():
         raise InputError(f"{path} is missing, but {path.parent / 'index.json'} names it; prepare the shards again")
@@ -48,19 +49,28 @@ def open_file(path: Path, skeleton: Skeleton) -> pq.ParquetFile:
         raise InputError(f"{path} cannot be read as Parquet, it may be cut off; prepare the shards again") from error
     metadata = metadata_of(file, path)
     check_version(metadata, path)
-    given = metadata["skeleton"]
+    given = metadata.get("skeleton")
     if given != json.loads(json.dumps(asdict(skeleton))):
         raise InputError(
-            f"{path} holds the {len(given['joints'])} joints of skeleton '{given['name']}', not the {len(skeleton)} "
-            f"of '{skeleton.name}' that the index names; prepare the shards again"
+            f"{path} holds {_told(given)}, not the {len(skeleton)} of '{brief(skeleton.name)}' that the index names; "
+            "prepare the shards again"
         )
+    if not file.schema_arrow.equals(schema):
+        raise InputError(f"{path} has other columns than prepared shards have; prepare the shards again")
     return file
+
+
+def _told(skeleton: Any) -> str:
+    """The joints of a file's metadata, in short."""
+    values = skeleton if isinstance(skeleton, Mapping) else {}
+    joints = values.get("joints")
+    return f"the {len(joints) if isinstance(joints, list) else 0} joints of skeleton {shown(values.get('name'))}"
 
 
 def metadata_of(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.schema_arrow.metadata[METADATA]))
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path} was not made by raf_ray.prepare: it has no metadata of a shard") from error
 
 
@@ -72,10 +82,14 @@ def read_row_group(
     raises: type[InputError] | type[RunError] = InputError,
 ) -> pa.Table:
     """A row group, its pages checked. Where it is damaged: InputError before a run, RunError if asked for within."""
+    damaged = f"{path} is damaged in row group {number}; prepare the shards again"
     try:
-        return file.read_row_group(number, columns=columns)
+        table = file.read_row_group(number, columns=columns)
     except (OSError, pa.ArrowException) as error:
-        raise raises(f"{path} is damaged in row group {number}; prepare the shards again") from error
+        raise raises(damaged) from error
+    if any(column.null_count for column in table.columns):
+        raise raises(damaged)
+    return table
 
 
 def make_table(schema: pa.Schema, arrays: Mapping[str, np.ndarray], pictures: Mapping[str, list[bytes]]) -> pa.Table:

@@ -17,7 +17,7 @@ client's name, tier, size and margins. Pictures are stored uncompressed by Parqu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raf_ray.data.encoded import Encoding, OnBadImage, decode_picture, encode_picture, make_each
+from raf_ray.data.fields import shown
 from raf_ray.data.index import ClientRecord
 from raf_ray.data.parquet import (
     file_metadata,
@@ -196,7 +197,7 @@ def read_shard(
         RunError: the rows are damaged (a client opens its shard when the run has begun).
     """
     path = root / record.file
-    with open_file(path, skeleton) as file:
+    with open_file(path, skeleton, shard_schema(len(skeleton))) as file:
         _check_row_group(file, record, path)
         table = read_row_group(file, record.row_group, path, raises=RunError)
     arrays = {name: to_array(table[name]) for name in table.column_names if name != "patch"}
@@ -225,7 +226,7 @@ def read_upsampled(root: Path, clients: Sequence[ClientRecord], skeleton: Skelet
         by_file.setdefault(record.file, []).append(record)
     found: dict[tuple[str, int], np.ndarray] = {}
     for name, records in by_file.items():
-        with open_file(root / name, skeleton) as file:
+        with open_file(root / name, skeleton, shard_schema(len(skeleton))) as file:
             for record in records:
                 _check_row_group(file, record, root / name)
                 rows = read_row_group(file, record.row_group, root / name, ["upsampled"])
@@ -234,12 +235,15 @@ def read_upsampled(root: Path, clients: Sequence[ClientRecord], skeleton: Skelet
 
 
 def _check_row_group(file: pq.ParquetFile, record: ClientRecord, path: Path) -> None:
-    described = metadata_of(file, path).get("clients", [])
-    here = described[record.row_group] if record.row_group < len(described) else None
-    if here != _description(record.name, record.tier, record.size, record.margins):
-        found = f"{here['name']} at {here['size']}" if here else "nothing"
+    described = metadata_of(file, path).get("clients")
+    number = record.row_group
+    groups = described if isinstance(described, list) else []
+    here = groups[number] if number < min(len(groups), file.metadata.num_row_groups) else None
+    wanted = _description(record.name, record.tier, record.size, record.margins)
+    if here != wanted:
+        same = isinstance(here, Mapping) and all(here.get(key) == wanted[key] for key in ("name", "tier", "size"))
         raise InputError(
-            f"row group {record.row_group} of {path} is {found}, but the index says {record.name} at {record.size}: "
+            f"row group {number} of {path} is {_told(here, same)}, but the index says {_told(wanted, same)}: "
             "the two were not prepared together; prepare the shards again"
         )
     people = file.metadata.row_group(record.row_group).num_rows
@@ -248,3 +252,11 @@ def _check_row_group(file: pq.ParquetFile, record: ClientRecord, path: Path) -> 
             f"{path} holds {people} people of {record.name}, but the index says {record.people}; prepare the shards "
             "again"
         )
+
+
+def _told(description: Any, margins: bool) -> str:
+    """A row group's description, in short."""
+    if not isinstance(description, Mapping):
+        return "nothing"
+    name, size = (shown(description.get(key)).strip("'") for key in ("name", "size"))
+    return f"{name} at {size}" + (f" with margins {shown(description.get('margins'))}" if margins else "")
