@@ -262,6 +262,13 @@ WRONG_FILES: list[tuple[str, Callable[[Path], object], str]] = [
     ("other group", lambda root: edit_index(root, lambda v: v["clients"][0].update(row_group=1)),
      "row group 1 of .* is client-mid-000 at 96x72, but the index says client-high-000 at 128x96"),
     ("no group", lambda root: edit_index(root, lambda v: v["clients"][0].update(row_group=9)), "is nothing, but"),
+    ("other margins", lambda root: edit_index(root, lambda v: v["clients"][0]["margins"].update(width=1e300)),
+     r"row group 0 of .* is client-high-000 at 128x96 with margins .*, but the index says .* 1e\+300"),
+    ("other columns", lambda root: pq.write_table(pq.read_table(root / "val.parquet").drop_columns(["box"]),
+                                                  root / "val.parquet"), "has other columns than"),
+    ("other metadata", lambda root: pq.write_table(
+        pq.read_table(root / "val.parquet").replace_schema_metadata({"raf_ray": '{"schema_version": 1}'}),
+        root / "val.parquet"), "holds the 0 joints of skeleton null, not the 16"),
     ("other people", lambda root: edit_index(root, lambda v: v["clients"][0].update(people=3)), "4 people .* says 3"),
     ("other split", lambda root: (root / "val.parquet").write_bytes((root / "test.parquet").read_bytes()),
      "does not hold the 4 people of split val"),

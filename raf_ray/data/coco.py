@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raf_ray.data.coco_entries import check_joints, person_category, read_images, read_people
-from raf_ray.data.fields import check_pixels, given, text
+from raf_ray.data.coco_entries import check_joints, person_category, picture_name, read_images, read_people
+from raf_ray.data.fields import check_pixels
 from raf_ray.data.people import Ignored, People
 from raf_ray.data.pictures import PictureFiles, check_picture_folder
 from raf_ray.data.skeletons import Skeleton
@@ -71,11 +71,7 @@ def coco_people(annotation_file: Path, picture_folder: Path, skeleton: Skeleton)
     check_pixels(box_xywh, "boxes", annotation_file)
 
     used, rows = np.unique(np.array(found.picture_ids, np.int64), return_inverse=True)
-    names = []
-    for picture_id in used.tolist():
-        what = f"image {picture_id}"
-        name = given(images[picture_id], "file_name", what, annotation_file)
-        names.append(text(name, f"'file_name' of {what}", annotation_file))
+    names = [picture_name(i, images[i], annotation_file) for i in used.tolist()]
     return People(
         skeleton=skeleton,
         joints=keypoints_nk3[:, :, :2].astype(np.float32),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +21,12 @@ from raf_ray.data.fields import (
     numbers,
     settle_joints,
     shown,
+    text,
+    warn_once,
     whole,
 )
 from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.errors import InputError
-
-log = logging.getLogger(__name__)
 
 AREA_OF_BOX = 0.53
 """Segment area as a share of the box's, where a file gives none (MMPose's convention for CrowdPose)."""
@@ -105,6 +104,15 @@ def read_images(images: Sequence[Any], file: Path) -> dict[int, Any]:
     return dict(zip(ids, images, strict=True))
 
 
+def picture_name(picture_id: int, image: Any, file: Path) -> str:
+    """The `file_name` of an image that a person uses. Raises InputError, also where its width or height is none."""
+    what = f"image {picture_id}"
+    for side in ("width", "height"):
+        if image.get(side) is not None:
+            number(image[side], f"'{side}' of {what}", file)
+    return text(given(image, "file_name", what, file), f"'file_name' of {what}", file)
+
+
 def read_people(
     annotations: Sequence[Any], category_id: int, pictures: Mapping[int, Any], skeleton: Skeleton, file: Path
 ) -> Entries:
@@ -150,7 +158,7 @@ def read_people(
         raise InputError(f"{file} holds no person to use (annotations: {told}); set data.annotations")
     check_once(ids, "annotation", file)
     if dropped[NO_BOX]:
-        log.warning("%s: %d people with labelled joints are left out, since they have no box", file, dropped[NO_BOX])
+        warn_once(f"{file}: people with labelled joints left out, since they have no box: {dropped[NO_BOX]}")
     return found
 
 
@@ -172,7 +180,7 @@ def _keypoints(annotation: Mapping[str, Any], skeleton: Skeleton, what: str, fil
         )
     points = numbers(values, (wanted,), f"'keypoints' of {what}", file, unknown=True).reshape(-1, 3)
     if not {0.0, 1.0, 2.0}.issuperset(points[:, 2].tolist()):
-        raise InputError(f"{file}: {what} has a visibility other than 0, 1 and 2; correct it")
+        raise InputError(f"{file}: 'keypoints' of {what} has a visibility other than 0, 1 and 2; correct it")
     settle_joints(points[:, :2], points[:, 2] > 0, skeleton, f"'keypoints' of {what}", file)
     return points
 

@@ -7,11 +7,14 @@ lies beyond LARGEST. In what follows, `what` names the value ("'bbox' of annotat
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import re
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ import numpy as np
 
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError
+
+log = logging.getLogger(__name__)
 
 LARGEST = 1e9
 """Beyond any picture's pixels, and squared still well within float32; a choice."""
@@ -46,12 +51,22 @@ def brief(text: str) -> str:
 
 def shown(value: Any) -> str:
     """A JSON value for a message, however long or deeply nested."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     return brief(_shortened.repr(value))
+
+
+@cache
+def warn_once(line: str) -> None:
+    """Log a warning about a file, however often a process reads it."""
+    log.warning("warning: %s", line)
 
 
 def given(entry: Any, key: str, what: str, file: Path) -> Any:
     """``entry[key]``. Raises InputError where `what` has no such field."""
-    if not isinstance(entry, dict) or key not in entry:
+    if not isinstance(entry, dict):
+        raise InputError(f"{file}: {what} is {shown(entry)}, which has no '{key}'; correct or remove it")
+    if key not in entry:
         raise InputError(f"{file}: {what} has no '{key}'; add it")
     return entry[key]
 
@@ -121,7 +136,7 @@ def as_number(value: Any) -> float | None:
         try:
             return float(value)
         except OverflowError:
-            return math.copysign(math.inf, value)
+            return math.inf if value > 0 else -math.inf
     if type(value) is float:
         return value
     if isinstance(value, str) and len(value) <= LONGEST and _NUMBER.fullmatch(value.strip()):
@@ -130,18 +145,18 @@ def as_number(value: Any) -> float | None:
 
 
 def settle_joints(xy: np.ndarray, labelled: np.ndarray, skeleton: Skeleton, what: str, file: Path) -> None:
-    """Make the joints (K, 2) of a person coordinates: 0 where one is not labelled (K,) and has none.
+    """Put the joints (K, 2) of a person that are not labelled (K,) and are NaN at 0: several tools write NaN or null.
 
-    Several tools write NaN or null there. Raises InputError where a labelled joint has none.
+    Raises InputError where a labelled joint is NaN, or any is infinite or beyond LARGEST.
     """
-    nowhere = ~(np.abs(xy) <= LARGEST)
-    if nowhere.any():
-        xy[nowhere & ~labelled[:, None]] = 0
-        for at in np.flatnonzero(nowhere.any(axis=1) & labelled):
-            raise InputError(
-                f"{file}: {what} must be finite numbers in the picture's pixels where a joint is labelled; "
-                f"{skeleton.joints[at]} is at {xy[at, 0]:g}, {xy[at, 1]:g}"
-            )
+    if (np.abs(xy) <= LARGEST).all():
+        return
+    xy[np.isnan(xy) & ~labelled[:, None]] = 0
+    for at in np.flatnonzero(~(np.abs(xy) <= LARGEST).all(axis=1)):
+        raise InputError(
+            f"{file}: {what} must be finite numbers in the picture's pixels (or null where a joint is not labelled); "
+            f"{skeleton.joints[at]} is at {xy[at, 0]:g}, {xy[at, 1]:g}"
+        )
 
 
 def check_once(ids: Sequence[int], what: str, file: Path) -> None:

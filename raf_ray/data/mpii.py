@@ -6,7 +6,6 @@ An entry is one person: ``image``, ``center``, ``scale`` (person height / 200 px
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,22 @@ from scipy.io import loadmat
 
 from raf_ray.data.coco import FileSplit, existing_root, read_annotations
 from raf_ray.data.coco_entries import AREA_OF_BOX
-from raf_ray.data.fields import LARGEST, brief, check_pixels, given, number, numbers, settle_joints, shown, text
+from raf_ray.data.fields import (
+    LARGEST,
+    brief,
+    check_pixels,
+    given,
+    number,
+    numbers,
+    settle_joints,
+    shown,
+    text,
+    warn_once,
+)
 from raf_ray.data.people import People
 from raf_ray.data.pictures import PictureFiles, check_picture_folder
 from raf_ray.data.skeletons import MPII16
 from raf_ray.errors import InputError
-
-log = logging.getLogger(__name__)
 
 OFFICIAL: dict[FileSplit, str] = {"train": "train", "test": "valid"}
 """HRNet's split of the people with public labels; MPII's own test people have none."""
@@ -116,10 +124,9 @@ def mpii_people(annotation_file: Path, picture_folder: Path, head_boxes: Path | 
             f"{unknown} of unknown scale); set data.annotations"
         )
     if unknown:
-        log.warning(
-            "%s: %d people with labelled joints are left out, since their scale is %g, unknown",
-            annotation_file, unknown, UNKNOWN,
-        )  # fmt: skip
+        warn_once(
+            f"{annotation_file}: people with labelled joints left out, since their scale is unknown (-1): {unknown}"
+        )
     check_pixels(joints[keep][labelled[keep]], "labelled joints", annotation_file)
     check_pixels(centre[keep], "centres", annotation_file)
     centre[:, 1] += np.where(centre[:, 0] == UNKNOWN, 0.0, CENTRE_SHIFT * scale)

@@ -33,7 +33,7 @@ from raf_ray.data.parquet import (
     read_row_group,
     to_array,
 )
-from raf_ray.data.people import People, PictureError
+from raf_ray.data.people import People
 from raf_ray.data.shard import lay_patches
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError, RunError
@@ -44,10 +44,6 @@ ROWS_PER_GROUP = 32
 """People a row group: what is read at a time when pictures are asked for in order; a choice, some MB.
 
 Part of the schema version, since a row is found by it."""
-
-
-LARGEST_SIDE, LARGEST_PIXELS = 2**20, 2**30
-"""Of a picture that OpenCV reads (its CV_IO_MAX_IMAGE_WIDTH and CV_IO_MAX_IMAGE_PIXELS)."""
 
 
 def people_schema(joints: int) -> pa.Schema:
@@ -95,8 +91,6 @@ class StoredPictures:
             self._last[group] = pictures
         x, y, width, height = self.region[row].tolist()
         part = decode_picture(memoryview(pictures[at].as_buffer()), f"picture {row} of {self.path}")
-        if part.shape[:2] != (height, width):
-            raise PictureError(f"picture {row} of {self.path} is not of its region's size; prepare the shards again")
         picture = np.zeros((self.picture_size[row, 1], self.picture_size[row, 0], 3), np.uint8)
         picture[y : y + height, x : x + width] = part
         return picture
@@ -173,7 +167,6 @@ def read_people(root: Path, index: Index, split: str, first: int | None, sizes: 
     table = pa.concat_tables(groups)
     arrays = {name: to_array(table[name]) for name in names}
     pictures = StoredPictures(path, skeleton, arrays.pop("region"), arrays.pop("picture_size"))
-    _check_regions(pictures)
     people = People(
         skeleton=skeleton,
         **arrays | {"joints": arrays["joints"].reshape(-1, len(skeleton), 2)},
@@ -198,19 +191,6 @@ def check_reach(people: People, stored: StoredPictures, sizes: Sequence[Size], s
                 f"evaluation.resolutions: {size} needs more of the held-out pictures than the shards hold, which were "
                 f"prepared for sizes down to {smallest}; leave it out, or prepare the shards again with it"
             )
-
-
-def _check_regions(stored: StoredPictures) -> None:
-    """Raise InputError where a picture is larger than any that was written, or its region is not within it."""
-    first, extent, picture = stored.region[:, :2], stored.region[:, 2:], stored.picture_size
-    good = ((picture > 0) & (picture <= LARGEST_SIDE)).all(axis=1) & (picture.prod(axis=1) <= LARGEST_PIXELS)
-    good &= ((first >= 0) & (extent > 0) & (first <= picture - extent)).all(axis=1)
-    if not good.all():
-        row = int(np.argmin(good))
-        raise InputError(
-            f"{stored.path}: person {row} has the region {stored.region[row].tolist()} of a picture of "
-            f"{picture[row].tolist()} pixels, which cannot be; prepare the shards again"
-        )
 
 
 def _reach(people: People, sizes: Sequence[Size]) -> tuple[np.ndarray, np.ndarray]:
