@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from raf_ray.data.people import Ignored, People
-from raf_ray.data.pictures import PictureFiles, check_picture_folder
+from raf_ray.data.pictures import PictureFiles, check_picture_folder, sizes_given
 from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.errors import InputError
 from raf_ray.files import read_json
@@ -127,7 +127,11 @@ def coco_people(annotation_file: Path, picture_folder: Path, skeleton: Skeleton)
         person_id=np.array(person_ids, np.int64),
         picture_id=used[rows],
         rows=rows.astype(np.int64),
-        read=PictureFiles(tuple(str(picture_folder / str(name)) for name in names)),
+        read=PictureFiles(
+            tuple(str(picture_folder / str(name)) for name in names),
+            str(annotation_file),
+            sizes_given(images[i] for i in used.tolist()),
+        ),
         ignored=Ignored(
             picture_id=np.array([entry[0] for entry in ignored], np.int64),
             box_xywh=np.array([entry[1] for entry in ignored], np.float64).reshape(-1, 4),

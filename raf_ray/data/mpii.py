@@ -114,7 +114,7 @@ def mpii_people(annotation_file: Path, picture_folder: Path, head_boxes: Path | 
         person_id=keep.astype(np.int64),
         picture_id=rows[keep].astype(np.int64),
         rows=rows[keep].astype(np.int64),
-        read=PictureFiles(tuple(str(picture_folder / name) for name in used.tolist())),
+        read=PictureFiles(tuple(str(picture_folder / name) for name in used.tolist()), str(annotation_file)),
     )
 
 
