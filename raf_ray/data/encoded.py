@@ -64,7 +64,7 @@ def decode(data: bytes | memoryview, header: Header, what: str) -> np.ndarray:
             data = as_stored(data)
         # From memory: unlike `imread`, `imdecode` refuses a JPEG that is cut off instead of filling it up with grey.
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), STORED_ORIENTATION)
-        if picture is None:
+        if picture is None or picture.ndim != 3:  # of PFM, alone, OpenCV makes no RGB
             raise PictureError(f"{what} {UNREADABLE}")
         return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
     except (cv2.error, struct.error, KeyError) as error:
