@@ -7,11 +7,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from raf_ray import evaluate, prepare, run
 from raf_ray.cli import run_command
+from raf_ray.data.people import PictureError
 from raf_ray.data.skeletons import COCO17
+from raf_ray.data.stored_people import StoredPictures
 from raf_ray.sources import source_people
 from tests.test_pictures import png
 from tests.tiny import WORDS, tiny
@@ -101,6 +105,56 @@ def test_a_run_that_stops_at_one_names_it(here, capsys):
     error = capsys.readouterr().err
     assert error.startswith("failed: ") and "bomb.png claims to have more than 179 million pixels" in error
     assert json.loads(Path("run/results.json").read_text())["status"] == "failed"
+
+
+# --- prepared shards --------------------------------------------------------------------------------------
+
+
+def replace_cells(path: Path, column: str, values: list[object]) -> None:
+    """Put other values into the first rows of a column of a Parquet file."""
+    table = pq.read_table(path)
+    at = table.column_names.index(column)
+    cells = values + table[column].to_pylist()[len(values) :]
+    table = table.set_column(at, table.schema.field(column), pa.array(cells, table.schema.field(column).type))
+    pq.write_table(table, path)
+
+
+@pytest.fixture
+def shards(here) -> list[str]:
+    """Words that train from shards: two people to train, one to validate, three to test."""
+    words = data_set(here / "data")
+    assert run_command(prepare.main, [*words, "--output", "shards"]) == 0
+    return [*words, "data.name=shards", "data.root=shards", "--output", "run"]
+
+
+def test_bad_bytes_in_shards_are_named_and_skip_leaves_them_out(shards, here, capfd):
+    replace_cells(here / "shards" / "train-000.parquet", "patch", [png(60_000, 60_000)])
+    replace_cells(here / "shards" / "test.parquet", "picture", [None, b"no picture"])
+    assert run_command(run.main, shards) == 1
+    error = capfd.readouterr().err
+    assert (
+        "patch 0 of client-low-000" in error and "179 million pixels" in error and "prepare the shards again" in error
+    )
+    assert run_command(run.main, [*shards, "data.on_bad_image=skip", "--overwrite"]) == 0
+    shown = capfd.readouterr()
+    assert "could not be read: 3" in shown.out and "Traceback" not in shown.err
+    assert run_command(evaluate.main, ["run"]) == 0
+    assert "could not be read: 2." in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("region", [0, 0, 40, 76]), ("region", [-1, 0, 56, 76]), ("picture_size", [56, 70]),
+     ("picture_size", [2**40, 2**40]), ("picture_size", [-1, -1])],
+)  # fmt: skip
+def test_a_stored_region_that_is_not_its_pictures_is_a_bad_picture(shards, here, column, value):
+    replace_cells(here / "shards" / "test.parquet", column, [value])
+    table = pq.read_table(here / "shards" / "test.parquet")
+    places = {name: np.array(table[name].to_pylist()) for name in ("region", "picture_size")}
+    stored = StoredPictures(here / "shards" / "test.parquet", COCO17, **places)
+    with pytest.raises(PictureError, match=r"^picture 0 of .*test\.parquet is not the region that its row describes"):
+        stored(0)
+    assert stored(1).shape == (80, 60, 3)
 
 
 # --- sizes ------------------------------------------------------------------------------------------------
