@@ -37,7 +37,7 @@ from raf_ray.plans import ClientPlan, final_sizes, plan_clients, round_sizes, tr
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import check_divides
 from raf_ray.scoring import CutShard, Metric, Scorer, check_metric
-from raf_ray.sources import ClientData, Split, augmentation_of, load_data, margins_of, splits_of
+from raf_ray.sources import ClientData, Split, augmentation_of, load_data, margins_of, picture_notes, splits_of
 
 LoadData = Callable[[Config, Sequence[ClientPlan], Sequence[Split]], tuple[tuple[ClientData, ...], dict[str, People]]]
 
@@ -64,8 +64,11 @@ class Prepared:
         return self.held_out["val"].skeleton
 
 
-def prepare(config: Config, load: LoadData = load_data) -> Prepared:
-    """Check a request as a whole. Raises InputError for what is wrong with it."""
+def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = True) -> Prepared:
+    """Check a request as a whole. Raises InputError for what is wrong with it.
+
+    `check_pictures`: note pictures whose size is not the annotations'; their headers are read.
+    """
     plans = plan_clients(config)
     data, held_out = load(config, plans, splits_of(config))
     skeleton = held_out["val"].skeleton
@@ -89,6 +92,8 @@ def prepare(config: Config, load: LoadData = load_data) -> Prepared:
     except ValueError as error:
         raise InputError(f"model.name={config.model.name}: {error}") from error
     build_loss(config.objective)
+    if check_pictures:
+        notes = (*notes, *(f"warning: {note}" for note in picture_notes(data, [held_out])))
     return Prepared(config, plans, data, held_out, layout, layout.read(model), notes=notes)
 
 

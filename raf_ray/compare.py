@@ -24,6 +24,7 @@ from raf_ray.files import write_json, write_text
 from raf_ray.metrics.drift import drift_to_reference
 from raf_ray.plans import expected_pixels, plan_clients
 from raf_ray.report.plots import draw_drift
+from raf_ray.sources import picture_notes
 from raf_ray.terminal import warn
 from raf_ray.tracking.mlflow import log_afterwards
 
@@ -99,7 +100,7 @@ def compare(
     chosen = _choose(every, only)
     # Equal compute needs the budget's method too, whether it is run or not.
     asked = {**chosen, BUDGET_METHOD: every[BUDGET_METHOD]} if equal_compute else chosen
-    prepared = {name: assembly.prepare(method) for name, method in asked.items()}
+    prepared = {name: assembly.prepare(method, check_pictures=False) for name, method in asked.items()}
     if equal_compute:
         prepared = {name: r for name, r in at_equal_compute(prepared).items() if name in chosen}
         console.print(
@@ -107,7 +108,11 @@ def compare(
             "(all levels counted); its schedule is rescaled to its rounds.",
             highlight=False,
         )
+    # Of all methods together, so that nothing is told once a method.
+    notes = picture_notes([own for r in prepared.values() for own in r.data], [r.held_out for r in prepared.values()])
     _check_output(output, resume, overwrite)
+    for note in notes:
+        warn(console, note)
     results: dict[str, dict[str, Any]] = {}
     with connected(config, len(next(iter(prepared.values())).plans), address) as description:
         if description:

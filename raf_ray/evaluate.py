@@ -36,14 +36,21 @@ def main(words: Sequence[str]) -> None:
 
     from rich.table import Table
 
+    from raf_ray.data.pictures import size_notes
     from raf_ray.paths import given_path
     from raf_ray.report.plots import METRIC_NAMES
     from raf_ray.saved import load_run, scorer_of_run
-    from raf_ray.terminal import make_console
+    from raf_ray.terminal import make_console, warn
 
     run = load_run(given_path(arguments.run, "RUN"), arguments.overrides)
     scorer, sizes = scorer_of_run(run)
     split = run.config.evaluation.split
+    console = make_console(120)
+    for note in size_notes([scorer.people[split]]):
+        if arguments.json:  # stdout is for a script
+            print(f"warning {note}", file=sys.stderr)
+        else:
+            warn(console, note)
     scores = scorer.score(split, sizes)
     if arguments.json:
         values = {
@@ -59,7 +66,6 @@ def main(words: Sequence[str]) -> None:
     table.add_row("all", *(f"{100 * scores.by_resolution[size]:.1f}" for size in sizes), end_section=True)
     for joint in scores.per_joint[sizes[0]]:
         table.add_row(joint, *(f"{100 * scores.per_joint[size][joint]:.1f}" for size in sizes), style="dim")
-    console = make_console(120)
     console.print(table)
     small = {size: share for size, share in scores.upsampled.items() if share > 0}
     if small:

@@ -73,7 +73,7 @@ def main(words: Sequence[str]) -> None:
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from raf_ray.terminal import make_console
+    from raf_ray.terminal import make_console, warn
 
     console = make_console(120)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -84,6 +84,8 @@ def main(words: Sequence[str]) -> None:
             overwrite=arguments.overwrite, begin=lambda total: progress.update(bar, total=total),
             advance=lambda: progress.advance(bar),
         )  # fmt: skip
+    for note in prepared.notes:
+        warn(console, note)
     console.print(summary(prepared))
     for line in closing_lines(prepared, arguments):
         console.print(line, highlight=False, soft_wrap=True)
@@ -100,6 +102,8 @@ class PreparedShards:
     """Split -> bytes of its pictures"""
     left_out: dict[str, int]
     """Client or split -> people left out because their picture could not be read"""
+    notes: tuple[str, ...]
+    """What is odd about the pictures, for the user."""
 
 
 def prepare_shards(
@@ -127,7 +131,7 @@ def prepare_shards(
     from raf_ray.data.store import NamedShard, write_shards
     from raf_ray.data.stored_people import write_people
     from raf_ray.plans import final_sizes, plan_clients
-    from raf_ray.sources import load_data, margins_of
+    from raf_ray.sources import load_data, margins_of, picture_notes
 
     check_output(output, overwrite)
     data = config.data
@@ -174,7 +178,8 @@ def prepare_shards(
         write_index(folder, index)
     left_out = {one.record.name: one.record.asked - one.record.people for one in written}
     left_out |= {split: len(held_out[split]) - record.people for split, (record, _) in splits.items()}
-    return PreparedShards(output, index, tuple(written), {s: size for s, (_, size) in splits.items()}, left_out)
+    held_out_bytes = {split: size for split, (_, size) in splits.items()}
+    return PreparedShards(output, index, tuple(written), held_out_bytes, left_out, picture_notes(owned, [held_out]))
 
 
 # --- the folder -----------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,12 @@ import numpy as np
 
 from raf_ray.config.tree import Config
 from raf_ray.data.augment import NO_MARGINS, Augmentation
+from raf_ray.data.boxes import check_boxes
 from raf_ray.data.coco import coco_files, coco_people
 from raf_ray.data.index import Index, check_clients, check_margins, check_partition, first_people, read_index
 from raf_ray.data.mpii import mpii_files, mpii_people
 from raf_ray.data.people import People
+from raf_ray.data.pictures import size_notes
 from raf_ray.data.shard import Margins, Shard, lay_patches
 from raf_ray.data.skeletons import COCO17, SKELETONS, Skeleton
 from raf_ray.data.splits import partition, split_by_picture
@@ -55,6 +57,12 @@ def margins_of(config: Config, aspect: float) -> Margins:
 
 
 Split = Literal["val", "test"]
+
+
+def picture_notes(data: Sequence[ClientData], held_out: Sequence[Mapping[str, People]]) -> tuple[str, ...]:
+    """What is odd about the pictures of these people, a sentence an annotation file; see `size_notes`."""
+    groups = [people for splits in held_out for people in splits.values()]
+    return size_notes([*(own.people for own in data if own.people is not None), *groups])
 
 
 def splits_of(config: Config) -> tuple[Split, ...]:
@@ -172,16 +180,23 @@ def load_held_out(config: Config, plans: Sequence[ClientPlan], splits: Sequence[
 
 
 def source_people(config: Config, split: Literal["train", "test"]) -> People:
-    """All people of a file-based (or one's own) source's split."""
+    """All people of a file-based (or one's own) source's split, their boxes checked (see `check_boxes`)."""
     data = config.data
     if data.name == "coco":
-        return coco_people(*coco_files(data.root or "", data.annotations, data.images, split), skeleton_of(config))
+        annotations, pictures = coco_files(data.root or "", data.annotations, data.images, split)
+        people = coco_people(annotations, pictures, skeleton_of(config))
+        check_boxes(people, str(annotations))
+        return people
     if data.name == "mpii":
-        return mpii_people(*mpii_files(data.root or "", data.annotations, data.images, split))
+        annotations, pictures, heads = mpii_files(data.root or "", data.annotations, data.images, split)
+        people = mpii_people(annotations, pictures, heads)
+        check_boxes(people, str(annotations), "an MPII scale is the person's height in pixels / 200; correct it")
+        return people
     assert is_import_path(data.name)
     people = load_object(data.name, "data.name")(root=data.root, split=split)
     if not isinstance(people, People):
         raise InputError(f"data.name={data.name} returned {type(people).__name__}, not raf_ray.data.people.People")
+    check_boxes(people, f"data.name={data.name}, split {split}")
     return people
 
 

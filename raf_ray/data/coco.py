@@ -15,7 +15,7 @@ import numpy as np
 from raf_ray.data.coco_entries import check_joints, person_category, picture_name, read_images, read_people
 from raf_ray.data.fields import check_pixels
 from raf_ray.data.people import Ignored, People
-from raf_ray.data.pictures import PictureFiles, check_picture_folder
+from raf_ray.data.pictures import PictureFiles, check_picture_folder, sizes_given
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError
 from raf_ray.files import read_json
@@ -83,7 +83,11 @@ def coco_people(annotation_file: Path, picture_folder: Path, skeleton: Skeleton)
         person_id=np.array(found.person_ids, np.int64),
         picture_id=used[rows],
         rows=rows.astype(np.int64),
-        read=PictureFiles(tuple(str(picture_folder / name) for name in names)),
+        read=PictureFiles(
+            tuple(str(picture_folder / name) for name in names),
+            str(annotation_file),
+            sizes_given(images[i] for i in used.tolist()),
+        ),
         ignored=Ignored(
             picture_id=np.array([entry[0] for entry in found.ignored], np.int64),
             box_xywh=np.array([entry[1] for entry in found.ignored], np.float64).reshape(-1, 4),

@@ -145,7 +145,7 @@ def mpii_people(annotation_file: Path, picture_folder: Path, head_boxes: Path | 
         person_id=keep.astype(np.int64),
         picture_id=rows[keep],
         rows=rows[keep],
-        read=PictureFiles(tuple(str(picture_folder / name) for name in used)),
+        read=PictureFiles(tuple(str(picture_folder / name) for name in used), str(annotation_file)),
     )
 
 

@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raf_ray.data.encoded import decode_picture
 from raf_ray.data.fields import brief, shown
 from raf_ray.data.index import SCHEMA_VERSION, check_version
+from raf_ray.data.people import PictureError
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError, RunError
 
@@ -112,3 +114,12 @@ def to_array(column: pa.ChunkedArray) -> np.ndarray:
         return np.array(column.to_numpy())
     width = column.type.list_size
     return np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks]).reshape(-1, width)
+
+
+def stored_picture(column: pa.ChunkedArray, row: int, what: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB picture of a row; PictureError, naming `what`, where its bytes are none."""
+    data = column[row].as_buffer()
+    try:
+        return decode_picture(b"" if data is None else memoryview(data), what)
+    except PictureError as error:
+        raise PictureError(f"{error}; prepare the shards again") from error

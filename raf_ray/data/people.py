@@ -66,6 +66,11 @@ class People:
         """(H, W, 3) uint8 RGB picture of person `index`."""
         return self.read(int(self.rows[index]))
 
+    def picture_name(self, index: int) -> str:
+        """How messages name the picture of person `index`: its file, or its id where the source names none."""
+        name = getattr(self.read, "name", None)
+        return str(name(int(self.rows[index]))) if callable(name) else f"picture {self.picture_id[index]}"
+
     def take(self, index: np.ndarray) -> People:
         """The people at `index` (an index array or a boolean mask), in that order."""
         arrays = {

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raf_ray.data.encoded import Encoding, OnBadImage, decode_picture, encode_picture, make_each
+from raf_ray.data.encoded import Encoding, OnBadImage, encode_picture, make_each
 from raf_ray.data.fields import shown
 from raf_ray.data.index import ClientRecord
 from raf_ray.data.parquet import (
@@ -36,6 +36,7 @@ from raf_ray.data.parquet import (
     open_file,
     open_writer,
     read_row_group,
+    stored_picture,
     to_array,
 )
 from raf_ray.data.shard import Margins, Shard
@@ -93,7 +94,7 @@ class StoredPatches:
 
     def __call__(self, index: int) -> np.ndarray:
         row = int(self.rows[index])
-        return decode_picture(memoryview(self.patches[row].as_buffer()), f"patch {row} of {self.where}")
+        return stored_picture(self.patches, row, f"patch {row} of {self.where}")
 
 
 # --- writing --------------------------------------------------------------------------------------------

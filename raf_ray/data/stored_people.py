@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from raf_ray.data.augment import NO_MARGINS
-from raf_ray.data.encoded import Encoding, OnBadImage, decode_picture, encode_picture, make_each
+from raf_ray.data.encoded import Encoding, OnBadImage, encode_picture, make_each
+from raf_ray.data.headers import MOST_PIXELS
 from raf_ray.data.index import Index, SplitRecord, first_people
 from raf_ray.data.parquet import (
     file_metadata,
@@ -31,9 +32,10 @@ from raf_ray.data.parquet import (
     open_file,
     open_writer,
     read_row_group,
+    stored_picture,
     to_array,
 )
-from raf_ray.data.people import People
+from raf_ray.data.people import People, PictureError
 from raf_ray.data.shard import lay_patches
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError, RunError
@@ -89,11 +91,18 @@ class StoredPictures:
                 pictures = read_row_group(file, group, self.path, ["picture"], RunError)["picture"]
             self._last.clear()
             self._last[group] = pictures
-        x, y, width, height = self.region[row].tolist()
-        part = decode_picture(memoryview(pictures[at].as_buffer()), f"picture {row} of {self.path}")
-        picture = np.zeros((self.picture_size[row, 1], self.picture_size[row, 0], 3), np.uint8)
+        (x, y, width, height), (across, down) = self.region[row].tolist(), self.picture_size[row].tolist()
+        part = stored_picture(pictures, at, self.name(row))
+        held = 0 <= x <= across - width and 0 <= y <= down - height and across * down <= MOST_PIXELS
+        if not held or part.shape[:2] != (height, width):
+            raise PictureError(f"{self.name(row)} is not the region that its row describes; prepare the shards again")
+        picture = np.zeros((down, across, 3), np.uint8)
         picture[y : y + height, x : x + width] = part
         return picture
+
+    def name(self, row: int) -> str:
+        """How messages name the picture."""
+        return f"picture {row} of {self.path}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoredPictures, (self.path, self.skeleton, self.region, self.picture_size)

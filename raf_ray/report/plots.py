@@ -87,13 +87,14 @@ def draw_samples(path: Path, samples: Sequence[Sample], skeleton: Skeleton) -> N
 
 
 def draw_people(path: Path, picture: np.ndarray, joints: np.ndarray, skeleton: Skeleton) -> None:
-    """A picture (H, W, 3) at its own size with the joints (N, K, 2) of its people."""
+    """A picture (H, W, 3) with the joints (N, K, 2) of its people: at its own size, but from 400 to 16384 px wide or
+    high, since Matplotlib draws nothing larger than 65535."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     height, width = picture.shape[:2]
-    scale = max(1.0, 400 / max(height, width))
-    figure = Figure(figsize=(scale * width / 100, scale * height / 100), dpi=100)
+    scale = min(max(1.0, 400 / max(height, width)), 16384 / max(height, width))
+    figure = Figure(figsize=(max(1.0, scale * width) / 100, max(1.0, scale * height) / 100), dpi=100)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")

@@ -30,6 +30,7 @@ from raf_ray.search.ledger import Entry, Ledger, load_ledger
 from raf_ray.search.placement import Placement, plan_placement
 from raf_ray.search.spec import FREE_TO_CHANGE, Search, SearchConfig
 from raf_ray.search.tracked import tracked
+from raf_ray.sources import picture_notes
 from raf_ray.tracking.store import check_uri, prepare_store
 
 SPEC = "search.yaml"
@@ -59,6 +60,8 @@ class Request:
     output: Path
     ledger: Ledger
     overwrite: bool
+    notes: tuple[str, ...] = ()
+    """What is odd about its pictures, for the user."""
 
 
 def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: bool) -> Request:
@@ -68,7 +71,8 @@ def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: boo
     check_uri(tracking.uri)
     if tracking.mlflow and tracking.uri is not None:
         prepare_store(tracking.uri, output)
-    prepared = assembly.prepare(search.final_config(search.drawn[0]))
+    prepared = assembly.prepare(search.final_config(search.drawn[0]), check_pictures=False)
+    notes = picture_notes(prepared.data, [prepared.held_out])
     model = assembly.new_model(prepared.config.model, len(prepared.skeleton))
     divisor = int(getattr(model, "size_divisor", 4))
     for params in search.drawn:
@@ -76,7 +80,7 @@ def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: boo
         plans = plan_clients(config)
         for size in (*(size for plan in plans for size in plan.levels), *final_sizes(config, plans)):
             check_divides(size, divisor, "param_space")
-    return Request(search, output, ledger, overwrite)
+    return Request(search, output, ledger, overwrite, notes)
 
 
 def run_search(
@@ -100,6 +104,8 @@ def run_search(
         RunError: no trial finished.
     """
     search, output, ledger = request.search, request.output, request.ledger
+    for note in request.notes:
+        warn(note)
     begin, rows = time.monotonic(), partial(_rows, search, ledger)
     with cluster.joined(address, search.base_config().resources.dashboard) as description:
         if description:

@@ -74,7 +74,7 @@ def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
         if results.get("status") in ("completed", "stopped"):
             reporter.tell_history(config.federation.rounds)
             return
-    prepared = prepare(config, load=partial(shared_load, setting.shelf))
+    prepared = prepare(config, load=partial(shared_load, setting.shelf), check_pictures=False)
     if config.federation.engine == "in_process":
         engine = partial(in_process, prepared)
     else:

@@ -46,7 +46,7 @@ class ProgressDisplay:
             highlight=False,
         )
         for note in prepared.notes:
-            self._console.print(note, style="dim", highlight=False)
+            self._console.print(note, style="dim", highlight=False, soft_wrap=True)
         if not self._console.is_terminal:
             return
         self._rounds = Progress(
