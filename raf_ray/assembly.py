@@ -70,7 +70,7 @@ def prepare(config: Config, load: LoadData = load_data) -> Prepared:
     data, held_out = load(config, plans, splits_of(config))
     skeleton = held_out["val"].skeleton
     for split, people in held_out.items():
-        check_metric(metrics_of(config)[split], people)
+        check_metric(metrics_of(config)[split], people, split)
     model, notes = initial_model(config.model, len(skeleton), config.seed)
     divisor = int(getattr(model, "size_divisor", 4))
     for plan in plans:
@@ -89,7 +89,7 @@ def prepare(config: Config, load: LoadData = load_data) -> Prepared:
     except ValueError as error:
         raise InputError(f"model.name={config.model.name}: {error}") from error
     build_loss(config.objective)
-    return Prepared(config, plans, data, held_out, layout, layout.read(model), notes=notes)
+    return Prepared(config, plans, data, held_out, layout, layout.read(model), notes=(*data[0].notes, *notes))
 
 
 def check_profile(config: Config, plans: Sequence[ClientPlan]) -> None:

@@ -100,6 +100,8 @@ class PreparedShards:
     """Split -> bytes of its pictures"""
     left_out: dict[str, int]
     """Client or split -> people left out because their picture could not be read"""
+    notes: tuple[str, ...]
+    """Sentences for the user on where the people come from"""
 
 
 def prepare_shards(
@@ -123,6 +125,7 @@ def prepare_shards(
     from importlib.metadata import version
 
     from raf_ray.data.index import SCHEMA_VERSION, Index, write_index
+    from raf_ray.data.overlap import picture_digests
     from raf_ray.data.shard import cut_shard
     from raf_ray.data.store import NamedShard, write_shards
     from raf_ray.data.stored_people import write_people
@@ -141,7 +144,8 @@ def prepare_shards(
     for plan, own in zip(plans, owned, strict=True):
         assert own.people is not None
         margins = margins_of(config, plan.size.aspect)
-        clients.append(NamedShard(plan.name, plan.tier, cut_shard(own.people, plan.size, margins)))
+        shard = cut_shard(own.people, plan.size, margins)
+        clients.append(NamedShard(plan.name, plan.tier, shard, picture_digests(own.people)))
     sizes = final_sizes(config, plans)
     asked = {"val": data.val_people, "test": data.test_people}
     begin(sum(own.count for own in owned) + sum(map(len, held_out.values())))
@@ -174,7 +178,9 @@ def prepare_shards(
         write_index(folder, index)
     left_out = {one.record.name: one.record.asked - one.record.people for one in written}
     left_out |= {split: len(held_out[split]) - record.people for split, (record, _) in splits.items()}
-    return PreparedShards(output, index, tuple(written), {s: size for s, (_, size) in splits.items()}, left_out)
+    return PreparedShards(
+        output, index, tuple(written), {s: size for s, (_, size) in splits.items()}, left_out, owned[0].notes
+    )
 
 
 # --- the folder -----------------------------------------------------------------------------------------
@@ -260,7 +266,8 @@ def summary(prepared: PreparedShards) -> Any:
 
 
 def closing_lines(prepared: PreparedShards, arguments: argparse.Namespace) -> Iterator[str]:
-    """Who was left out, where the shards are, and the command that trains from them."""
+    """Notes, who was left out, where the shards are, and the command that trains from them."""
+    yield from prepared.notes
     told = [f"{name} {count}" for name, count in prepared.left_out.items() if count]
     if told:
         shown = ", ".join(told[:6]) + (", ..." if len(told) > 6 else "")

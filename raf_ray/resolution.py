@@ -45,9 +45,9 @@ class Size:
 
 def parse_size(text: str) -> Size:
     """``"128x96"`` -> Size(128, 96). Raises InputError where the text is no size."""
-    match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", str(text))
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX]\s*(\d{1,6})\s*", str(text))
     if not match or int(match[1]) == 0 or int(match[2]) == 0:
-        raise InputError(f"'{text}' is not a size; write height x width in pixels, such as 128x96")
+        raise InputError(f"{str(text)!r} is not a size; write height x width in pixels, such as 128x96")
     return Size(int(match[1]), int(match[2]))
 
 
@@ -59,7 +59,7 @@ def find_size(name: str, tiers: Mapping[str, str], where: str) -> Size:
         return parse_size(name)
     close = difflib.get_close_matches(str(name), list(tiers), n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    raise InputError(f"{where}: unknown tier '{name}'{hint} (tiers: {', '.join(tiers)}; or a size HxW)")
+    raise InputError(f"{where}: unknown tier {str(name)!r}{hint} (tiers: {', '.join(tiers)}; or a size HxW)")
 
 
 def check_divides(size: Size, divisor: int, where: str) -> None:

@@ -18,8 +18,11 @@ from raf_ray.errors import InputError
 from raf_ray.files import write_json
 from raf_ray.resolution import Size, parse_size
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the index and the Parquet files. It grows whenever older readers would misread what is written."""
+
+READ_VERSIONS = (1, 2)
+"""Version 1 does not say which pictures people are of."""
 
 FILE_NAME = "index.json"
 
@@ -109,6 +112,9 @@ def read_index(root: Path) -> Index:
         raise InputError(f"{path} is damaged ({error}); prepare the shards again") from error
     if not {"val", "test"} <= set(index.held_out):
         raise InputError(f"{path} is damaged (held_out: val or test is missing); prepare the shards again")
+    for file in (*(client.file for client in index.clients), *(split.file for split in index.held_out.values())):
+        if Path(file).name != file or "\0" in file:
+            raise InputError(f"{path} is damaged (file: {file!r} is no name of a file); prepare the shards again")
     return index
 
 
@@ -117,10 +123,10 @@ def check_version(values: Any, path: Path) -> None:
     version = values.get("schema_version") if isinstance(values, Mapping) else None
     if version is None:
         raise InputError(f"{path} names no schema version, so it was not made by raf_ray.prepare; set data.root")
-    if version != SCHEMA_VERSION:
+    if version not in READ_VERSIONS:
         raise InputError(
-            f"{path} is of schema version {version}, but this raf-ray reads version {SCHEMA_VERSION}; "
-            "prepare the shards again"
+            f"{path} is of schema version {version}, but this raf-ray reads versions "
+            f"{' and '.join(map(str, READ_VERSIONS))}; prepare the shards again"
         )
 
 

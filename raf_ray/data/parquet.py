@@ -21,6 +21,9 @@ from raf_ray.errors import InputError, RunError
 
 METADATA = b"raf_ray"
 
+PICTURE_DIGEST = "picture_digest"
+"""Column of all files: int64 of each person's picture; see `raf_ray.data.overlap.picture_digests`."""
+
 
 def file_metadata(skeleton: Skeleton, more: Mapping[str, Any]) -> dict[bytes, bytes]:
     values = {"schema_version": SCHEMA_VERSION, "skeleton": asdict(skeleton), **more}

@@ -15,6 +15,9 @@ from raf_ray.metrics.score import Score
 MAX_DETECTIONS = 20
 """Detections a picture that count, the surest first (COCO)."""
 
+LARGEST_AREA = 1e10
+"""Area in pixels squared beyond which COCO's evaluator leaves a person out."""
+
 FAR_AWAY = -1e6
 """Where a coordinate that is not finite is put: beyond any picture, so its OKS is 0."""
 
