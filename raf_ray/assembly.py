@@ -30,12 +30,13 @@ from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.driver import Schedule
 from raf_ray.federation.state import Layout
 from raf_ray.models import build_model
+from raf_ray.models.norms import norms_over_batch, norms_over_place, starves
 from raf_ray.objectives import Objective, build_objective
 from raf_ray.objectives.levels import draw_levels
 from raf_ray.paths import given_path
 from raf_ray.plans import ClientPlan, final_sizes, plan_clients, round_sizes, trained_sizes
 from raf_ray.plugins import is_import_path, load_object
-from raf_ray.resolution import check_divides
+from raf_ray.resolution import Size, check_divides
 from raf_ray.scoring import CutShard, Metric, Scorer, check_metric
 from raf_ray.sources import ClientData, Split, augmentation_of, load_data, margins_of, splits_of
 
@@ -89,7 +90,10 @@ def prepare(config: Config, load: LoadData = load_data) -> Prepared:
     except ValueError as error:
         raise InputError(f"model.name={config.model.name}: {error}") from error
     build_loss(config.objective)
-    return Prepared(config, plans, data, held_out, layout, layout.read(model), notes=(*data[0].notes, *notes))
+    initial = layout.read(model)
+    check_finite(config, layout, initial)
+    check_norms(config, plans, data, model)
+    return Prepared(config, plans, data, held_out, layout, initial, notes=(*data[0].notes, *notes))
 
 
 def check_profile(config: Config, plans: Sequence[ClientPlan]) -> None:
@@ -109,6 +113,34 @@ def check_profile(config: Config, plans: Sequence[ClientPlan]) -> None:
             f"resources.profile: {profile.client} does not train in round {profile.round} (federation.participation="
             f"{federation.participation:g}); that round trains {_shorten([names[i] for i in cohort])}"
         )
+
+
+def check_finite(config: Config, layout: Layout, initial: np.ndarray) -> None:
+    """Raise InputError where the model does not begin from finite weights."""
+    bad = layout.not_finite(initial)
+    if bad:
+        raise InputError(f"model.name={config.model.name}: its initial {_shorten(bad, 3)} is not finite; correct it")
+
+
+def check_norms(config: Config, plans: Sequence[ClientPlan], data: Sequence[ClientData], model: nn.Module) -> None:
+    """Raise InputError where a norm layer would see one value a channel in some batch. Moves the model's statistics."""
+    batch_size = config.optimizer.batch_size
+    tried: dict[tuple[int, Size], bool] = {}
+    for plan, own in zip(plans, data, strict=True):
+        fewest = 1 if batch_size == 1 or own.count % batch_size == 1 else 2
+        if not (norms_over_place(model) or (norms_over_batch(model) and fewest == 1)):
+            continue
+        size = min(plan.levels, key=lambda level: level.pixels)
+        if (fewest, size) not in tried:
+            tried[fewest, size] = starves(model, fewest, size.height, size.width)
+        if tried[fewest, size]:
+            whose = f"a batch of 1 person ({own.count} people, optimizer.batch_size={batch_size})"
+            remedy = "set optimizer.batch_size or data.people_per_client so that no batch has 1, or "
+            raise InputError(
+                f"model.name={config.model.name}: client {plan.name} trains {whose if fewest == 1 else 'batches'} at "
+                f"{size}, of which a norm layer sees one value a channel; {remedy if fewest == 1 else ''}name larger "
+                "levels"
+            )
 
 
 # --- model and objective --------------------------------------------------------------------------------
@@ -131,9 +163,16 @@ def initial_model(config: ModelConfig, num_joints: int, seed: int) -> tuple[nn.M
         return model, ()
     from raf_ray.models.checkpoint import load_checkpoint  # late: torchvision takes two seconds
 
-    report = load_checkpoint(model, given_path(config.checkpoint, "model.checkpoint"))
+    report = load_checkpoint(model, given_path(config.checkpoint, "model.checkpoint"), config.partial)
     kept = [*report.missing, *report.mismatched]
     notes = [f"model.checkpoint: {len(report.loaded)} entries loaded from {config.checkpoint}"]
+    if report.source not in ("", "model") or report.prefix:
+        place = f"  under its key '{report.source}'" if report.source else "  at its top"
+        notes.append(place + (f", their names without '{report.prefix}'" if report.prefix else ""))
+    if report.others:
+        notes.append(f"  it has further weights that were not used: {_shorten(report.others)}")
+    if report.share < 1:
+        notes.append(f"  they fill {100 * report.share:.0f} % of the model's parameters")
     if kept:
         notes.append(f"  kept their fresh values: {_shorten(kept)}")
     if report.unexpected:

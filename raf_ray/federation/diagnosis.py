@@ -26,9 +26,8 @@ def name_cause(
         first_step: the loss was so at the run's first batch, before any step.
     """
     told = f"the loss is {loss}"
-    floats = layout.floats(state)
-    if not np.isfinite(floats).all():
-        bad = [e.name for e in layout.entries if e.kind != "counters" and not np.isfinite(_part(floats, e)).all()]
+    bad = layout.not_finite(state)
+    if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         return (
             f"{told}, since the model that the round began from is not finite ({bad[0]}{more}); start from another "
@@ -48,7 +47,3 @@ def name_cause(
             "objective gives it; see model.name and objective.*"
         )
     return f"{told}; lower optimizer.lr or set optimizer.clip"
-
-
-def _part(floats: np.ndarray, entry: Any) -> np.ndarray:
-    return floats[entry.start : entry.start + entry.size]
