@@ -30,13 +30,13 @@ from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.driver import Schedule
 from raf_ray.federation.state import Layout
 from raf_ray.models import build_model
-from raf_ray.models.norms import norms_over_batch, norms_over_place, starves
+from raf_ray.models.norms import check_norms
 from raf_ray.objectives import Objective, build_objective
 from raf_ray.objectives.levels import draw_levels
 from raf_ray.paths import given_path
 from raf_ray.plans import ClientPlan, final_sizes, plan_clients, round_sizes, trained_sizes
 from raf_ray.plugins import is_import_path, load_object
-from raf_ray.resolution import Size, check_divides
+from raf_ray.resolution import check_divides
 from raf_ray.scoring import CutShard, Metric, Scorer, check_metric
 from raf_ray.sources import ClientData, Split, augmentation_of, load_data, margins_of, splits_of
 
@@ -92,7 +92,8 @@ def prepare(config: Config, load: LoadData = load_data) -> Prepared:
     build_loss(config.objective)
     initial = layout.read(model)
     check_finite(config, layout, initial)
-    check_norms(config, plans, data, model)
+    trained = [(plan.name, own.count, plan.levels[-1]) for plan, own in zip(plans, data, strict=True)]
+    check_norms(model, config.model.name, trained, config.optimizer.batch_size)
     return Prepared(config, plans, data, held_out, layout, initial, notes=(*data[0].notes, *notes))
 
 
@@ -120,27 +121,6 @@ def check_finite(config: Config, layout: Layout, initial: np.ndarray) -> None:
     bad = layout.not_finite(initial)
     if bad:
         raise InputError(f"model.name={config.model.name}: its initial {_shorten(bad, 3)} is not finite; correct it")
-
-
-def check_norms(config: Config, plans: Sequence[ClientPlan], data: Sequence[ClientData], model: nn.Module) -> None:
-    """Raise InputError where a norm layer would see one value a channel in some batch. Moves the model's statistics."""
-    batch_size = config.optimizer.batch_size
-    tried: dict[tuple[int, Size], bool] = {}
-    for plan, own in zip(plans, data, strict=True):
-        fewest = 1 if batch_size == 1 or own.count % batch_size == 1 else 2
-        if not (norms_over_place(model) or (norms_over_batch(model) and fewest == 1)):
-            continue
-        size = min(plan.levels, key=lambda level: level.pixels)
-        if (fewest, size) not in tried:
-            tried[fewest, size] = starves(model, fewest, size.height, size.width)
-        if tried[fewest, size]:
-            whose = f"a batch of 1 person ({own.count} people, optimizer.batch_size={batch_size})"
-            remedy = "set optimizer.batch_size or data.people_per_client so that no batch has 1, or "
-            raise InputError(
-                f"model.name={config.model.name}: client {plan.name} trains {whose if fewest == 1 else 'batches'} at "
-                f"{size}, of which a norm layer sees one value a channel; {remedy if fewest == 1 else ''}name larger "
-                "levels"
-            )
 
 
 # --- model and objective --------------------------------------------------------------------------------

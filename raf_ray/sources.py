@@ -286,4 +286,3 @@ def compare_shards(config: Config, held_out: Mapping[str, People]) -> tuple[str,
             names = [picture_name(people, j) for _, j in pairs[:2]]
             notes += judge_overlap(config, split, other, [(name, name) for name in names], len(pairs))
     return tuple(notes)
-

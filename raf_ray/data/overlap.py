@@ -172,27 +172,26 @@ def _pixel_keys(splits: Sequence[People], rows: Sequence[np.ndarray]) -> list[Ha
 
     Read one by one, since one's own source need not bear threads.
     """
-    everything = sum(map(len, rows)) <= MOST_READ
-    suspects = [set(of.tolist()) for of in rows] if everything else _suspects(splits)
+    few = sum(map(len, rows)) <= MOST_READ
+    chosen = [set(of.tolist()) for of in rows] if few else _suspects(splits)
     keys: list[Hashable] = []
-    left = MOST_READ
     for number, (people, of) in enumerate(zip(splits, rows, strict=True)):
         for row in of.tolist():
-            digest = None
-            if row in suspects[number] and left > 0:
-                left -= 1
-                digest = _pixels(people, row)
+            digest = _pixels(people, row) if row in chosen[number] else None
             keys.append((number, row) if digest is None else digest)
     return keys
 
 
 def _suspects(splits: Sequence[People]) -> list[set[int]]:
-    """For each split the rows whose picture id, or the labels of a person in which, another split has too."""
+    """For each split the rows whose picture id, or the labels of a person in which, all splits have: MOST_READ in all."""
     marks = [_marks(people) for people in splits]
-    suspects = []
-    for number, own in enumerate(marks):
-        others: set[Hashable] = set().union(*(found for at, found in enumerate(marks) if at != number))
-        suspects.append({row for mark, row in own.items() if mark in others})
+    shared = [mark for mark in marks[0] if all(mark in others for others in marks[1:])] if len(marks) > 1 else []
+    suspects: list[set[int]] = [set() for _ in splits]
+    for mark in shared:
+        if sum(map(len, suspects)) >= MOST_READ:
+            break
+        for found, own in zip(suspects, marks, strict=True):
+            found.add(own[mark])
     return suspects
 
 
