@@ -215,7 +215,8 @@ NEEDS: dict[Metric, str] = {
 def can_score(metric: Metric, people: People) -> bool:
     """Whether the labels of at least one person are enough for the metric."""
     if metric == "oks_ap":
-        return bool(((people.visibility > 0).any(axis=1) & (people.area >= 0) & (people.area <= LARGEST_AREA)).any())
+        counted = (people.area >= 0) & (people.area <= LARGEST_AREA)
+        return bool((people.visibility[counted] > 0).any())
     return measure(metric, people, people.joints, np.ones(people.visibility.shape, np.float32)).joints > 0
 
 

@@ -183,7 +183,7 @@ def _pixel_keys(splits: Sequence[People], rows: Sequence[np.ndarray]) -> list[Ha
 
 
 def _suspects(splits: Sequence[People]) -> list[set[int]]:
-    """For each split the rows whose picture id, or the labels of a person in which, all splits have: MOST_READ in all."""
+    """For each split the rows whose picture id, or the labels of a person in which, all splits have; of MOST_READ."""
     marks = [_marks(people) for people in splits]
     shared = [mark for mark in marks[0] if all(mark in others for others in marks[1:])] if len(marks) > 1 else []
     suspects: list[set[int]] = [set() for _ in splits]

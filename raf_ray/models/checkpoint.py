@@ -4,11 +4,11 @@
 | --- | --- | --- | --- |
 | own `model.pt` | no mark of the others | everything | every name and shape |
 | MAE (He et al. 2022) | entry `patch_embed.proj.weight` | ViT backbone | the backbone |
-| published, such as ViTPose (Xu et al. 2022) | key `state_dict` or entry `backbone.pos_embed` | what fits | the backbone \
-where the model has one, and half of the model's parameters |
+| published, such as ViTPose (Xu et al. 2022) | key `state_dict` or entry `backbone.pos_embed` | what fits | see below |
 
-With `partial` nothing must match, but something has to: parameters are counted by their elements, and a file that
-fills none is always refused. How files are read, and which prefixes are seen through: `raf_ray.models.entries`.
+Of a published file the backbone must match, where the model has one, and half of the model's parameters. With `partial` nothing
+must match, but something has to: parameters are counted by their elements, and a file that fills none is always
+refused. How files are read, and which prefixes are seen through: `raf_ray.models.entries`.
 
 The layouts are those of the papers' official code. Our position embeddings are in neither: there a table
 for one size (`pos_embed`), here computed for any (see `vitpose.py`); so they stay as they are.
