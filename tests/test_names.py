@@ -16,7 +16,7 @@ from raf_ray.federation.tracing import trace_name
 from raf_ray.plans import plan_clients
 from tests.tiny import tiny
 
-BAD = ["a/b", "/a", "..", "../a", ".a", ".", "a\\b", "", "  ", "a\nb", "a\rb", "a\tb", "a\0", "\x1b[31m", "\x7f", 
+BAD = ["a/b", "/a", "..", "../a", ".a", ".", "a\\b", "", "  ", "a\nb", "a\rb", "a\tb", "a\0", "\x1b[31m", "\x7f",
        "\x85", "\u2028", "\ud800", "x" * 101, "\u00e4" * 51]  # fmt: skip
 GOOD = ["[high] tier", "h\u00f6ch", "\u9ad8", "a b", "a,b", 'a "b"', "x" * 100, "-a", "a..b", "1.5", "=a", "%s", "{0}"]
 

@@ -6,9 +6,9 @@
 | MAE (He et al. 2022) | entry `patch_embed.proj.weight` | ViT backbone | the backbone |
 | published, such as ViTPose (Xu et al. 2022) | key `state_dict` or entry `backbone.pos_embed` | what fits | see below |
 
-Of a published file the backbone must match, where the model has one, and half of the model's parameters. With `partial` nothing
-must match, but something has to: parameters are counted by their elements, and a file that fills none is always
-refused. How files are read, and which prefixes are seen through: `raf_ray.models.entries`.
+Of a published file the backbone must match, where the model has one, and half of the model's parameters. With
+`partial` nothing must match, but something has to: parameters are counted by their elements, and a file that
+fills none is always refused. How files are read, and what prefixes are seen through: `raf_ray.models.entries`.
 
 The layouts are those of the papers' official code. Our position embeddings are in neither: there a table
 for one size (`pos_embed`), here computed for any (see `vitpose.py`); so they stay as they are.
