@@ -141,7 +141,7 @@ def initial_model(config: ModelConfig, num_joints: int, seed: int) -> tuple[nn.M
     model = new_model(config, num_joints)
     if config.checkpoint is None:
         return model, ()
-    from raf_ray.models.checkpoint import load_checkpoint  # late: torchvision takes two seconds
+    from raf_ray.models.checkpoint import load_checkpoint, percent  # late: torchvision takes two seconds
 
     report = load_checkpoint(model, given_path(config.checkpoint, "model.checkpoint"), config.partial)
     kept = [*report.missing, *report.mismatched]
@@ -152,7 +152,7 @@ def initial_model(config: ModelConfig, num_joints: int, seed: int) -> tuple[nn.M
     if report.others:
         notes.append(f"  it has further weights that were not used: {_shorten(report.others)}")
     if report.share < 1:
-        notes.append(f"  they fill {100 * report.share:.0f} % of the model's parameters")
+        notes.append(f"  they fill {percent(report.share)} of the model's parameters")
     if kept:
         notes.append(f"  kept their fresh values: {_shorten(kept)}")
     if report.unexpected:

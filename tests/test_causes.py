@@ -12,15 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from raf_ray import run_federation
+from raf_ray import evaluate, run, run_federation
 from raf_ray.assembly import Prepared, make_client, prepare
+from raf_ray.cli import run_command
 from raf_ray.data.people import People, PictureError
 from raf_ray.data.synthetic import synthetic_people
 from raf_ray.errors import InputError, RunError
+from raf_ray.prepare import prepare_shards
 from tests.tiny import tiny
 
 ONE = ("federation.clients=[low]", "federation.engine=in_process", "evaluation.resolutions=[64x48]",
        "data.people_per_client=null", "data.test_people=null", "data.val_people=null")  # fmt: skip
+SYNTHETIC = ("data.people_per_client=8", "data.test_people=4", "data.val_people=4")
 
 
 def source(split: str) -> People:
@@ -84,6 +87,28 @@ def test_a_run_without_a_readable_test_picture_ends_as_failed(tmp_path: Path):
     assert results["status"] == "failed" and "data.root and data.images" in results["error"]
 
 
+def no_hips(root: str | None, split: str) -> People:
+    people = source(split)
+    people.visibility[:, [people.skeleton.index("left_hip"), people.skeleton.index("right_hip")]] = 0
+    return people
+
+
+def test_nothing_to_score_is_said_by_run_shards_and_evaluate_before_they_begin(tmp_path: Path, capsys):
+    words = ["data.name=tests.test_causes:no_hips", *ONE, "tracking.mlflow=false"]
+    assert run_command(run.main, [*words, "--output", str(tmp_path / "run")]) == 2
+    assert "nothing can be scored on val by pck_torso_0.2" in capsys.readouterr().err
+    words[0] = f"data.name=shards data.root={tmp_path / 'shards'}"
+    prepare_shards(named("no_hips"), tmp_path / "shards")
+    assert run_command(run.main, [*" ".join(words).split(), "--output", str(tmp_path / "run")]) == 2
+    assert "nothing can be scored on val" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    run_federation(tiny(*ONE, *SYNTHETIC, "federation.rounds=1"), tmp_path / "run")
+    assert run_command(evaluate.main, [str(tmp_path / "run"), "data.name=tests.test_causes:no_hips"]) == 2
+    assert "nothing can be scored on test" in capsys.readouterr().err
+    metric = ["evaluation.val_metric=oks_ap", "evaluation.metric=pck_torso_0.2"]
+    assert run_command(run.main, [*words[1:], "data.name=tests.test_causes:no_hips", *metric]) == 2
+    assert "nothing can be scored on test" in capsys.readouterr().err
+
+
 # --- labels ---------------------------------------------------------------------------------------------
 
 
@@ -129,9 +154,6 @@ class Overflows(nn.Conv2d):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return super().forward(images) * 1e38 * 1e38
-
-
-SYNTHETIC = ("data.people_per_client=8", "data.test_people=4", "data.val_people=4")
 
 
 def test_a_model_that_begins_with_nan_is_refused():

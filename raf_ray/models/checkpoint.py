@@ -163,11 +163,16 @@ def check_fit(report: CheckpointReport, reading: Reading, own: Mapping[str, Tens
         return
     named = [describe(name, own, reading.entries) for name in differing[:SHOWN]]
     more = ", ..." if len(differing) > SHOWN else ""
-    fits = f"; {100 * report.share:.0f} % of the parameters fit: model.partial=true takes these" if report.share else ""
+    fits = f"; {percent(report.share)} of the parameters fit: model.partial=true takes these" if report.share else ""
     raise InputError(
-        f"{path} is a checkpoint of another model: {len(differing)} entries do not match,"
-        f" {', '.join(named)}{more}; build the model that it was saved from, or give one of this model{fits}"
+        f"{path} is a checkpoint of another model: {len(differing)} entries do not match"
+        f"{'' if report.share else ' and none fits'}, {', '.join(named)}{more}; build the model that it was saved from, or give one of this model{fits}"
     )
+
+
+def percent(share: float) -> str:
+    """A share in words that are 0 or 100 % only where it is."""
+    return "less than 1 %" if 0 < share < 0.01 else f"{int(100 * share)} %"
 
 
 def differences(report: CheckpointReport, layout: Layout) -> list[str]:
