@@ -186,6 +186,7 @@ def test_ids_of_one_picture_become_their_smallest_through_any_chain() -> None:
     ids, numbers = np.array([7, 3, 3, 5, 9]), np.array([0, 0, 1, 1, 2])
     assert one_id(ids, numbers).tolist() == [3, 3, 3, 3, 9]
     assert one_id(ids[::-1], numbers[::-1]).tolist() == [9, 3, 3, 3, 3]
+    assert len(one_id(ids[:0], numbers[:0])) == 0
 
 
 def test_distinct_pictures_are_split_as_ever(root: Path) -> None:

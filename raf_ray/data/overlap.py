@@ -65,7 +65,7 @@ def shared_pictures(first: np.ndarray, second: np.ndarray) -> list[tuple[int, in
 def one_id(picture_id: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """(N,) picture ids, those of one picture replaced by their smallest."""
     ids = picture_id
-    while True:
+    while len(ids):
         lower = ids
         for groups in (numbers, picture_id):
             _, inverse = np.unique(groups, return_inverse=True)
@@ -73,8 +73,9 @@ def one_id(picture_id: np.ndarray, numbers: np.ndarray) -> np.ndarray:
             np.minimum.at(smallest, inverse, lower)
             lower = smallest[inverse]
         if (lower == ids).all():
-            return ids
+            break
         ids = lower
+    return ids
 
 
 def picture_name(people: People, index: int) -> str:

@@ -164,9 +164,10 @@ def check_fit(report: CheckpointReport, reading: Reading, own: Mapping[str, Tens
     named = [describe(name, own, reading.entries) for name in differing[:SHOWN]]
     more = ", ..." if len(differing) > SHOWN else ""
     fits = f"; {percent(report.share)} of the parameters fit: model.partial=true takes these" if report.share else ""
+    count = f"{len(differing)} entries do not match{'' if report.share else ' and none fits'}"
     raise InputError(
-        f"{path} is a checkpoint of another model: {len(differing)} entries do not match"
-        f"{'' if report.share else ' and none fits'}, {', '.join(named)}{more}; build the model that it was saved from, or give one of this model{fits}"
+        f"{path} is a checkpoint of another model: {count}, {', '.join(named)}{more};"
+        f" build the model that it was saved from, or give one of this model{fits}"
     )
 
 
