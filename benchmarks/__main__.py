@@ -69,7 +69,7 @@ def pipeline() -> Table:
     points = torch.tensor(apply(drawn, joints), dtype=torch.float32)
 
     def finish(crops: torch.Tensor) -> None:
-        render_pyramid(Batch(crops, points, torch.ones(32, 16)), levels)
+        render_pyramid(Batch(crops, points, torch.ones(32, 16), np.arange(32)), levels)
 
     row("crop 256x192, warpAffine a person", median_seconds(lambda: warp_opencv(patches, both, size)), 32)
     row("crop 256x192, one grid_sample", median_seconds(lambda: warp_grid_sample(patches, both, size, cpu)), 32)

@@ -30,6 +30,7 @@ from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.driver import Schedule
 from raf_ray.federation.state import Layout
 from raf_ray.models import build_model
+from raf_ray.models.norms import check_norms
 from raf_ray.objectives import Objective, build_objective
 from raf_ray.objectives.levels import draw_levels
 from raf_ray.paths import given_path
@@ -73,7 +74,7 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     data, held_out = load(config, plans, splits_of(config))
     skeleton = held_out["val"].skeleton
     for split, people in held_out.items():
-        check_metric(metrics_of(config)[split], people)
+        check_metric(metrics_of(config)[split], people, split)
     model, notes = initial_model(config.model, len(skeleton), config.seed)
     divisor = int(getattr(model, "size_divisor", 4))
     for plan in plans:
@@ -92,9 +93,14 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     except ValueError as error:
         raise InputError(f"model.name={config.model.name}: {error}") from error
     build_loss(config.objective)
+    initial = layout.read(model)
+    check_finite(config, layout, initial)
+    trained = [(plan.name, own.count, plan.levels[-1]) for plan, own in zip(plans, data, strict=True)]
+    check_norms(model, config.model.name, trained, config.optimizer.batch_size)
+    notes = (*data[0].notes, *notes)
     if check_pictures:
         notes = (*notes, *(f"warning: {note}" for note in picture_notes(data, [held_out])))
-    return Prepared(config, plans, data, held_out, layout, layout.read(model), notes=notes)
+    return Prepared(config, plans, data, held_out, layout, initial, notes=notes)
 
 
 def check_profile(config: Config, plans: Sequence[ClientPlan]) -> None:
@@ -116,6 +122,13 @@ def check_profile(config: Config, plans: Sequence[ClientPlan]) -> None:
         )
 
 
+def check_finite(config: Config, layout: Layout, initial: np.ndarray) -> None:
+    """Raise InputError where the model does not begin from finite weights."""
+    bad = layout.not_finite(initial)
+    if bad:
+        raise InputError(f"model.name={config.model.name}: its initial {_shorten(bad, 3)} is not finite; correct it")
+
+
 # --- model and objective --------------------------------------------------------------------------------
 
 
@@ -134,11 +147,18 @@ def initial_model(config: ModelConfig, num_joints: int, seed: int) -> tuple[nn.M
     model = new_model(config, num_joints)
     if config.checkpoint is None:
         return model, ()
-    from raf_ray.models.checkpoint import load_checkpoint  # late: torchvision takes two seconds
+    from raf_ray.models.checkpoint import load_checkpoint, percent  # late: torchvision takes two seconds
 
-    report = load_checkpoint(model, given_path(config.checkpoint, "model.checkpoint"))
+    report = load_checkpoint(model, given_path(config.checkpoint, "model.checkpoint"), config.partial)
     kept = [*report.missing, *report.mismatched]
     notes = [f"model.checkpoint: {len(report.loaded)} entries loaded from {config.checkpoint}"]
+    if report.source not in ("", "model") or report.prefix:
+        place = f"  under its key '{report.source}'" if report.source else "  at its top"
+        notes.append(place + (f", their names without '{report.prefix}'" if report.prefix else ""))
+    if report.others:
+        notes.append(f"  it has further weights that were not used: {_shorten(report.others)}")
+    if report.share < 1:
+        notes.append(f"  they fill {percent(report.share)} of the model's parameters")
     if kept:
         notes.append(f"  kept their fresh values: {_shorten(kept)}")
     if report.unexpected:

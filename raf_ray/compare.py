@@ -47,6 +47,8 @@ def methods_of(config: Config) -> dict[str, Config]:
     plain = ObjectiveConfig(name="heatmap", levels=levels)
     methods: dict[str, Config] = {}
     for tier in dict.fromkeys(plan.tier for plan in plans):
+        if tier == "mixed":
+            raise InputError("--compare names its runs by tiers, and fedavg-mixed is one of all; rename tier 'mixed'")
         methods[f"fedavg-{tier}"] = _with(config, plain, [tier] * len(plans))
     methods["fedavg-mixed"] = _with(config, plain)
     methods["multires-mixed"] = _with(config, ObjectiveConfig(name="multires", levels=levels))

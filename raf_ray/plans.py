@@ -24,7 +24,10 @@ class ClientPlan:
 
 
 def plan_clients(config: Config) -> tuple[ClientPlan, ...]:
-    """Names, tiers and pyramids, in order; a client is called ``client-TIER-NNN``."""
+    """Names, tiers and pyramids, in order; a client is called ``client-TIER-NNN``.
+
+    A tier that is given as a size is named by it as `Size` writes it, whatever the spaces and capitals.
+    """
     listed = config.federation.clients
     names = [t for t, n in listed.items() for _ in range(n)] if isinstance(listed, dict) else list(listed)
     tiers = config.resolution.tiers
@@ -35,13 +38,14 @@ def plan_clients(config: Config) -> tuple[ClientPlan, ...]:
             raise InputError(f"resolution.tiers.{tier}: {error}") from error
     plans = []
     seen: dict[str, int] = {}
-    for number, tier in enumerate(names):
-        size = find_size(tier, tiers, "federation.clients")
+    for number, name in enumerate(names):
+        size = find_size(name, tiers, "federation.clients")
+        tier = name if name in tiers else str(size)
         levels = levels_of(config.objective, size, tiers)
         weights = level_weights(config.objective.level_weights, [level.pixels for level in levels])
-        name = f"client-{tier}-{seen.get(tier, 0):03d}"
+        client = f"client-{tier}-{seen.get(tier, 0):03d}"
         seen[tier] = seen.get(tier, 0) + 1
-        plans.append(ClientPlan(name, number, tier, size, levels, weights))
+        plans.append(ClientPlan(client, number, tier, size, levels, weights))
     return tuple(plans)
 
 

@@ -103,7 +103,7 @@ class PreparedShards:
     left_out: dict[str, int]
     """Client or split -> people left out because their picture could not be read"""
     notes: tuple[str, ...]
-    """What is odd about the pictures, for the user."""
+    """Sentences for the user on the people and their pictures"""
 
 
 def prepare_shards(
@@ -127,6 +127,7 @@ def prepare_shards(
     from importlib.metadata import version
 
     from raf_ray.data.index import SCHEMA_VERSION, Index, write_index
+    from raf_ray.data.overlap import picture_digests
     from raf_ray.data.shard import cut_shard
     from raf_ray.data.store import NamedShard, write_shards
     from raf_ray.data.stored_people import write_people
@@ -145,7 +146,8 @@ def prepare_shards(
     for plan, own in zip(plans, owned, strict=True):
         assert own.people is not None
         margins = margins_of(config, plan.size.aspect)
-        clients.append(NamedShard(plan.name, plan.tier, cut_shard(own.people, plan.size, margins)))
+        shard = cut_shard(own.people, plan.size, margins)
+        clients.append(NamedShard(plan.name, plan.tier, shard, picture_digests(own.people)))
     sizes = final_sizes(config, plans)
     asked = {"val": data.val_people, "test": data.test_people}
     begin(sum(own.count for own in owned) + sum(map(len, held_out.values())))
@@ -179,7 +181,8 @@ def prepare_shards(
     left_out = {one.record.name: one.record.asked - one.record.people for one in written}
     left_out |= {split: len(held_out[split]) - record.people for split, (record, _) in splits.items()}
     held_out_bytes = {split: size for split, (_, size) in splits.items()}
-    return PreparedShards(output, index, tuple(written), held_out_bytes, left_out, picture_notes(owned, [held_out]))
+    notes = (*owned[0].notes, *picture_notes(owned, [held_out]))
+    return PreparedShards(output, index, tuple(written), held_out_bytes, left_out, notes)
 
 
 # --- the folder -----------------------------------------------------------------------------------------
@@ -265,7 +268,8 @@ def summary(prepared: PreparedShards) -> Any:
 
 
 def closing_lines(prepared: PreparedShards, arguments: argparse.Namespace) -> Iterator[str]:
-    """Who was left out, where the shards are, and the command that trains from them."""
+    """Notes, who was left out, where the shards are, and the command that trains from them."""
+    yield from prepared.notes
     told = [f"{name} {count}" for name, count in prepared.left_out.items() if count]
     if told:
         shown = ", ".join(told[:6]) + (", ..." if len(told) > 6 else "")

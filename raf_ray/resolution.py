@@ -61,7 +61,7 @@ def find_size(name: str, tiers: Mapping[str, str], where: str) -> Size:
         return parse_size(name)
     close = difflib.get_close_matches(str(name), list(tiers), n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    raise InputError(f"{where}: unknown tier '{name}'{hint} (tiers: {', '.join(tiers)}; or a size HxW)")
+    raise InputError(f"{where}: unknown tier {str(name)!r}{hint} (tiers: {', '.join(tiers)}; or a size HxW)")
 
 
 def check_divides(size: Size, divisor: int, where: str) -> None:

@@ -67,7 +67,8 @@ def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[str]]:
             f"the model of {run.folder} predicts {len(run.joints)} joints ({', '.join(run.joints[:3])} ...), "
             f"but the data have the {len(people.skeleton)} joints of {people.skeleton.name}; they must be the same"
         )
-    check_metric(assembly.metrics_of(config)[config.evaluation.split], people)
+    split = config.evaluation.split
+    check_metric(assembly.metrics_of(config)[split], people, split)
     scorer = assembly.make_scorer(config, held_out)
     scorer.model.load_state_dict(run.model.state_dict())
     sizes = [str(size) for size in final_sizes(config, plans)]

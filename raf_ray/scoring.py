@@ -16,10 +16,10 @@ from raf_ray.data.codec import decode, flip_back, heatmap_to_image
 from raf_ray.data.people import People
 from raf_ray.data.shard import Margins, Shard, cut_shard
 from raf_ray.data.skeletons import Skeleton
-from raf_ray.errors import InputError
+from raf_ray.errors import InputError, RunError
 from raf_ray.federation.messages import Sample, Scores
 from raf_ray.federation.state import Layout
-from raf_ray.metrics.oks import oks_ap
+from raf_ray.metrics.oks import LARGEST_AREA, oks_ap
 from raf_ray.metrics.pck import neck_reference, pck, torso_reference
 from raf_ray.metrics.score import Score
 from raf_ray.resolution import Size, parse_size
@@ -61,7 +61,7 @@ class Scorer:
         return self.score(split, sizes, sample_sizes)
 
     def score(self, split: str, sizes: Sequence[str], sample_sizes: Sequence[str] = ()) -> Scores:
-        """Score the model as it is."""
+        """Score the model as it is. Raises RunError where nothing can be scored at any of the sizes."""
         people, metric = self.people[split], self.metrics[split]
         found: dict[str, Score] = {}
         upsampled: dict[str, float] = {}
@@ -77,6 +77,8 @@ class Scorer:
             upsampled[size] = float(shard.upsampled.mean())
             if size in sample_sizes:
                 drawn += self._samples(batches, crops, np.flatnonzero(read)[:SAMPLES_PER_SIZE], size)
+        if not any(np.isfinite(score.value) for score in found.values()):
+            raise RunError(_nothing_scored(split, metric, len(people), bad))
         return Scores(
             split=split,
             metric=metric,
@@ -142,6 +144,17 @@ class Scorer:
         return [Sample(size, pictures[row], crops[i], truth[row], labelled[row]) for row, i in enumerate(index)]
 
 
+def _nothing_scored(split: str, metric: Metric, people: int, bad: int) -> str:
+    begin = f"nothing could be scored on {split}"
+    if bad == people:
+        return (
+            f"{begin}: none of its {people} people has a picture that can be read, and data.on_bad_image=skip leaves "
+            "them out; check data.root and data.images"
+        )
+    left = f"{bad} of its {people} people were left out, since their picture cannot be read, and " if bad else ""
+    return f"{begin} by {metric}: {left}none of the {people - bad} others has {NEEDS[metric]}"
+
+
 def measure(metric: Metric, people: People, predicted: np.ndarray, confidence: np.ndarray) -> Score:
     """The score of (N, K, 2) joints in picture pixels with (N, K) confidences."""
     labelled = people.visibility > 0
@@ -170,8 +183,8 @@ def measure(metric: Metric, people: People, predicted: np.ndarray, confidence: n
     return pck(predicted, people.joints, labelled, torso_reference(people.joints, labelled, *corners), 0.2)
 
 
-def check_metric(metric: Metric, people: People) -> None:
-    """Raise InputError where these people lack what the metric needs."""
+def check_metric(metric: Metric, people: People, split: str) -> None:
+    """Raise InputError where the people of a split lack what the metric needs, so that nothing could be scored."""
     if metric == "pckh_0.5" and not np.isfinite(people.head_size).any():
         raise InputError(
             "evaluation.metric=pckh_0.5 needs head boxes (annot/gt_valid.mat), which these data lack; "
@@ -182,6 +195,29 @@ def check_metric(metric: Metric, people: People) -> None:
     if metric == "pck_torso_0.2":
         for name in ("left_shoulder", "right_shoulder", "left_hip", "right_hip"):
             _joint(people.skeleton, name)
+    if not can_score(metric, people):
+        key = "evaluation.val_metric or evaluation.metric" if split == "val" else "evaluation.metric"
+        raise InputError(
+            f"nothing can be scored on {split} by {metric}: none of its {len(people)} people has {NEEDS[metric]}; "
+            f"choose another {key}, or other people"
+        )
+
+
+NEEDS: dict[Metric, str] = {
+    "pckh_0.5": "a head box above 0 and a labelled joint other than pelvis and thorax",
+    "pckh_neck_0.5": "labels of neck and head top at two places",
+    "pck_torso_0.2": "labels of a shoulder and the opposite hip at two places",
+    "oks_ap": f"a labelled joint and an area of at most {LARGEST_AREA:.0e} pixels squared",
+}
+"""What a person must have to be scored by a metric."""
+
+
+def can_score(metric: Metric, people: People) -> bool:
+    """Whether the labels of at least one person are enough for the metric."""
+    if metric == "oks_ap":
+        counted = (people.area >= 0) & (people.area <= LARGEST_AREA)
+        return bool((people.visibility[counted] > 0).any())
+    return measure(metric, people, people.joints, np.ones(people.visibility.shape, np.float32)).joints > 0
 
 
 def _joint(skeleton: Skeleton, *names: str) -> int:

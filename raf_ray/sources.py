@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,13 +16,14 @@ from raf_ray.data.boxes import check_boxes
 from raf_ray.data.coco import coco_files, coco_people
 from raf_ray.data.index import Index, check_clients, check_margins, check_partition, first_people, read_index
 from raf_ray.data.mpii import mpii_files, mpii_people
-from raf_ray.data.people import People
+from raf_ray.data.overlap import UNKNOWN, number_pictures, one_id, picture_name, shared_pictures
+from raf_ray.data.people import People, check_numbers
 from raf_ray.data.pictures import size_notes
 from raf_ray.data.shard import Margins, Shard, lay_patches
 from raf_ray.data.skeletons import COCO17, SKELETONS, Skeleton
 from raf_ray.data.splits import partition, split_by_picture
-from raf_ray.data.store import read_shard, read_upsampled
-from raf_ray.data.stored_people import read_people
+from raf_ray.data.store import read_digests, read_shard, read_upsampled
+from raf_ray.data.stored_people import read_people, stored_digests
 from raf_ray.data.synthetic import synthetic_people
 from raf_ray.errors import InputError
 from raf_ray.paths import existing_folder
@@ -42,6 +43,8 @@ class ClientData:
     upsampled: float
     """Share of the people who are smaller in their picture than the tier."""
     open_shard: Callable[[], Shard] | None = None
+    notes: tuple[str, ...] = ()
+    """Sentences for the user on the source, the same for all clients."""
 
 
 def augmentation_of(config: Config) -> Augmentation | None:
@@ -73,10 +76,15 @@ def splits_of(config: Config) -> tuple[Split, ...]:
 def load_data(
     config: Config, plans: Sequence[ClientPlan], splits: Sequence[Split]
 ) -> tuple[tuple[ClientData, ...], dict[str, People]]:
-    """Each client's people and the held-out splits; no picture is read. The splits are disjoint."""
+    """Each client's people and the held-out splits.
+
+    No picture is in two of them: raises InputError where one is, unless data.allow_overlap says to go on.
+    """
     if config.data.name == "shards":
-        return load_shards(config, plans), load_held_out(config, plans, splits)
-    train, held_out = load_splits(config, len(plans), splits)
+        stored, held_out = load_shards(config, plans), load_held_out(config, plans, splits)
+        notes = compare_shards(config, held_out)
+        return tuple(replace(client, notes=notes) for client in stored), held_out
+    train, held_out, notes = load_splits(config, len(plans), splits, compare=True)
     parts = partition(
         train,
         len(plans),
@@ -94,7 +102,7 @@ def load_data(
         if config.data.upsampled == "skip":
             people = people.take(~upsampled)
             _check_left(len(people), plan)
-        owned.append(ClientData(people, len(people), share))
+        owned.append(ClientData(people, len(people), share, notes=notes))
     return tuple(owned), held_out
 
 
@@ -148,10 +156,15 @@ def _check_left(people: int, plan: ClientPlan) -> None:
         )
 
 
-def load_splits(config: Config, clients: int, splits: Sequence[Split]) -> tuple[People, dict[str, People]]:
-    """The training people of the configured source, and those of the asked held-out splits."""
+def load_splits(
+    config: Config, clients: int, splits: Sequence[Split], compare: bool
+) -> tuple[People, dict[str, People], tuple[str, ...]]:
+    """The training people of the configured source, those of the asked held-out splits, and notes for the user.
+
+    Train and val are drawn by picture, and a picture that the source has twice counts as one. `compare`: hold test's
+    pictures against theirs too; see `load_data`.
+    """
     data = config.data
-    held_out: dict[str, People] = {}
     if data.name == "synthetic":
         needed = sum(data.counts) if data.counts else clients * (data.people_per_client or SYNTHETIC_CLIENT)
 
@@ -159,14 +172,23 @@ def load_splits(config: Config, clients: int, splits: Sequence[Split]) -> tuple[
             return synthetic_people(config.seed, split, np.arange(count), float(data.synthetic_height))
 
         counts = {"val": data.val_people or SYNTHETIC_VAL, "test": data.test_people or SYNTHETIC_TEST}
-        return drawn("train", needed), {split: drawn(split, counts[split]) for split in splits}
+        return drawn("train", needed), {split: drawn(split, counts[split]) for split in splits}, ()
     both = source_people(config, "train")
-    train_index, val_index = split_by_picture(both, data.val_fraction, config.seed)
+    test = source_people(config, "test") if "test" in splits else None
+    numbers = number_pictures([both] if test is None or not compare else [both, test])
+    notes: list[str] = []
+    if test is not None and compare:
+        pairs = shared_pictures(numbers[0], numbers[1])
+        named = [(picture_name(both, i), picture_name(test, j)) for i, j in pairs[:2]]
+        notes += judge_overlap(config, "test", "train (of which val is drawn)", named, len(pairs))
+    picture_id = one_id(both.picture_id, numbers[0])
+    notes += note_twins(both, picture_id)
+    train_index, val_index = split_by_picture(both, data.val_fraction, config.seed, picture_id)
     rng = np.random.default_rng([config.seed, 2**31 + 1])
-    held_out["val"] = _some(both.take(val_index), data.val_people, rng)  # always: `test` draws after it
-    if "test" in splits:
-        held_out["test"] = _some(source_people(config, "test"), data.test_people, rng)
-    return both.take(train_index), {split: held_out[split] for split in splits}
+    held_out = {"val": _some(both.take(val_index), data.val_people, rng)}  # always: `test` draws after it
+    if test is not None:
+        held_out["test"] = _some(test, data.test_people, rng)
+    return both.take(train_index), {split: held_out[split] for split in splits}, tuple(notes)
 
 
 def load_held_out(config: Config, plans: Sequence[ClientPlan], splits: Sequence[Split]) -> dict[str, People]:
@@ -176,7 +198,7 @@ def load_held_out(config: Config, plans: Sequence[ClientPlan], splits: Sequence[
         wanted = {"val": config.data.val_people, "test": config.data.test_people}
         sizes = final_sizes(config, plans)
         return {split: read_people(root, index, split, wanted[split], sizes) for split in splits}
-    return load_splits(config, len(plans), splits)[1]
+    return load_splits(config, len(plans), splits, compare=False)[1]
 
 
 def source_people(config: Config, split: Literal["train", "test"]) -> People:
@@ -196,7 +218,9 @@ def source_people(config: Config, split: Literal["train", "test"]) -> People:
     people = load_object(data.name, "data.name")(root=data.root, split=split)
     if not isinstance(people, People):
         raise InputError(f"data.name={data.name} returned {type(people).__name__}, not raf_ray.data.people.People")
-    check_boxes(people, f"data.name={data.name}, split {split}")
+    source = f"data.name={data.name}, split {split}"
+    people = check_numbers(people, source)
+    check_boxes(people, source)
     return people
 
 
@@ -217,3 +241,65 @@ def _some(people: People, count: int | None, rng: np.random.Generator) -> People
     if count is None or count >= len(people):
         return people
     return people.take(np.sort(rng.choice(len(people), count, replace=False)))
+
+
+# --- one picture in two splits ----------------------------------------------------------------------------
+
+
+def judge_overlap(config: Config, split: str, other: str, named: Sequence[tuple[str, str]], count: int) -> list[str]:
+    """What to note of `count` pictures that two splits share, `named` by their names in `other` and in `split`.
+
+    Raises InputError where there are some and data.allow_overlap is false.
+    """
+    if not count:
+        return []
+    shown = " and ".join(first if first == second else f"{second} (there {first})" for first, second in named)
+    are = "pictures of {} are" if count > 1 else "picture of {} is"
+    shared = f"{count} {are.format(split)} also in {other}, such as {shown}"
+    if config.data.allow_overlap:
+        return [f"data.allow_overlap: {shared}; scores on {split} are in part of pictures that were trained on"]
+    if config.data.name == "shards":
+        remedy = "prepare the shards again from different pictures"
+    elif is_import_path(config.data.name):
+        remedy = f"let {config.data.name} give each split its own pictures"
+    else:
+        remedy = "name files of different pictures in data.annotations and data.images"
+    raise InputError(
+        f"{shared}, so scores would be of pictures that were trained on; {remedy}, or set data.allow_overlap=true to "
+        "go on"
+    )
+
+
+def note_twins(people: People, picture_id: np.ndarray) -> list[str]:
+    """A note where the training file has one picture by several ids or names; `picture_id` from `one_id`."""
+    twins = np.flatnonzero(picture_id != people.picture_id)
+    if not len(twins):
+        return []
+    second = int(twins[0])
+    first = int(np.flatnonzero(people.picture_id == picture_id[second])[0])
+    names = f"{picture_name(people, second)} is {picture_name(people, first)}"
+    return [
+        f"the training file has {len(np.unique(people.picture_id[twins]))} of its pictures twice ({names}); all people "
+        "of one picture are either in train or in val"
+    ]
+
+
+def compare_shards(config: Config, held_out: Mapping[str, People]) -> tuple[str, ...]:
+    """Notes on pictures that are in two splits of prepared shards; see `judge_overlap`."""
+    root, index = _open_shards(config)
+    train = read_digests(root, index.clients, index.skeleton)
+    seen = {"train": train} | {split: stored_digests(people) for split, people in held_out.items()}
+    if any(digests is None for digests in seen.values()):
+        return (
+            f"the shards in {root} were prepared before shards recorded their pictures, so whether train, val and test "
+            "share some is not known; prepare them again to have them compared",
+        )
+    notes: list[str] = []
+    for split, people in held_out.items():
+        for other in list(seen)[: list(seen).index(split)]:
+            first, second = seen[other], seen[split]
+            assert first is not None and second is not None
+            pairs = [(i, j) for i, j in shared_pictures(first, second) if first[i] != UNKNOWN]
+            names = [picture_name(people, j) for _, j in pairs[:2]]
+            notes += judge_overlap(config, split, other, [(name, name) for name in names], len(pairs))
+    return tuple(notes)

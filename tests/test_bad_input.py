@@ -48,7 +48,8 @@ def coco(folder: Path, **changes) -> Path:
             "images": [{"id": i, "file_name": f"{i}.jpg", "width": 60, "height": 80} for i in (1, 2)],
             "annotations": [
                 {"id": i, "image_id": i, "category_id": 1, "bbox": [5, 5, 40, 60], "area": 2000, "iscrowd": 0,
-                 "num_keypoints": 17, "keypoints": [20, 30, 2] * 17} for i in (1, 2)
+                 "num_keypoints": 17, "keypoints": [n for k in range(17) for n in (8 + 2 * k, 10 + 3 * k, 2)]}
+                for i in (1, 2)
             ],
             "categories": [{"id": 1, "name": "person", "keypoints": list(COCO17.joints), "skeleton": []}],
             **changes,
@@ -160,9 +161,9 @@ def test_a_bad_picture_in_the_middle_of_a_run_fails_it_or_is_counted(capsys, her
     import numpy as np
 
     root = coco(tmp_path / "data")
-    for split in ("train2017", "val2017"):
+    for grey, split in ((60, "train2017"), (90, "val2017")):
         for i in (1, 2):
-            cv2.imwrite(str(root / split / f"{i}.jpg"), np.full((80, 60, 3), 90, np.uint8))
+            cv2.imwrite(str(root / split / f"{i}.jpg"), np.full((80, 60, 3), grey + 9 * i, np.uint8))
     words = [*WORDS, ENGINE, "data.name=coco", f"data.root={root}", "data.people_per_client=null",
              "data.val_fraction=0.5", "federation.clients=[low]", "--output", "run"]  # fmt: skip
     (root / "val2017" / "2.jpg").write_bytes(b"no picture")

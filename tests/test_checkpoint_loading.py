@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from raf_ray.errors import InputError
 from raf_ray.models.checkpoint import load_checkpoint
+from raf_ray.models.demo import build_demo
 from raf_ray.models.simple_baseline import build_simple_baseline
 from raf_ray.models.vitpose import ViTPose, ViTPoseConfig, build_vitpose
 
@@ -240,3 +243,180 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: object)
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(ValueError, match="holds no state dict"):
         load_checkpoint(tiny(), tmp_path / "model.pt")
+
+
+def test_an_empty_file_an_archive_and_another_format_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "empty.pt").write_bytes(b"")
+    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
+    (tmp_path / "weights.safetensors").write_bytes((2).to_bytes(8, "little") + b"{} ")
+    torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
+    for name, kind in (("empty.pt", "is empty"), ("script.pt", "TorchScript archive"),
+                       ("weights.safetensors", "(safetensors file|no state dict)"),
+                       ("whole.pt", r"torch\.save\(state_dict, path\)")):  # fmt: skip
+        with pytest.raises(InputError, match=kind):
+            load_checkpoint(tiny(), tmp_path / name)
+
+
+# --- names as various tools write them ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "net.", "network.", "module._orig_mod.",
+                                    "model.module.", "_orig_mod.module.", "model.net._orig_mod."])  # fmt: skip
+@pytest.mark.parametrize("key", [None, "model", "state_dict", "model_state_dict"])
+def test_the_prefixes_of_wrappers_are_seen_through(tmp_path: Path, prefix: str, key: str | None) -> None:
+    state = {f"{prefix}{name}": value for name, value in tiny(seed=0).state_dict().items()}
+    torch.save(state if key is None else {key: state, "epoch": 3}, tmp_path / "model.pt")
+    model = tiny(seed=1)
+    report = load_checkpoint(model, tmp_path / "model.pt")
+    assert unchanged(model, tiny(seed=0).state_dict())
+    assert (report.prefix, report.source, report.share) == (prefix, key or "", 1.0)
+
+
+def test_a_compiled_part_and_an_averaged_model_are_seen_through(tmp_path: Path) -> None:
+    state = {name.replace("backbone.", "backbone._orig_mod."): v for name, v in tiny(seed=0).state_dict().items()}
+    averaged = {"n_averaged": torch.tensor(7), **{f"module.{name}": value for name, value in state.items()}}
+    torch.save(averaged, tmp_path / "model.pt")
+    model = tiny(seed=1)
+    load_checkpoint(model, tmp_path / "model.pt")
+    assert unchanged(model, tiny(seed=0).state_dict())
+
+
+def test_mae_behind_a_prefix_fills_the_backbone(tmp_path: Path) -> None:
+    encoder = mae_encoder(dim=16, depth=2)
+    torch.save({"model": {f"module.{name}": value for name, value in encoder.items()}}, tmp_path / "mae.pth")
+    model = tiny()
+    load_checkpoint(model, tmp_path / "mae.pth")
+    assert torch.equal(model.state_dict()["backbone.last_norm.bias"], encoder["norm.bias"])
+
+
+class Wrapped(nn.Module):
+    """A model whose own names begin as a wrapper's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module, self.model = nn.Linear(2, 2), nn.Linear(2, 2)
+
+
+def test_a_model_whose_own_names_look_wrapped_comes_back_whole(tmp_path: Path) -> None:
+    saved, model = Wrapped(), Wrapped()
+    torch.save(saved.state_dict(), tmp_path / "model.pt")
+    load_checkpoint(model, tmp_path / "model.pt")
+    assert unchanged(model, saved.state_dict())
+
+
+@pytest.mark.parametrize("averaged", ["state_dict_ema", "ema_state_dict", "model_ema"])
+def test_the_trained_weights_are_used_and_averaged_ones_only_alone_and_named(tmp_path: Path, averaged: str) -> None:
+    trained, mean = tiny(seed=0).state_dict(), tiny(seed=2).state_dict()
+    torch.save({averaged: mean, "state_dict": trained}, tmp_path / "both.pt")
+    model = tiny(seed=1)
+    report = load_checkpoint(model, tmp_path / "both.pt")
+    assert unchanged(model, trained) and (report.source, report.others) == ("state_dict", [averaged])
+    torch.save({averaged: mean}, tmp_path / "mean.pt")
+    assert load_checkpoint(model, tmp_path / "mean.pt").source == averaged
+    assert unchanged(model, mean)
+
+
+# --- nothing, a part, or half of a model --------------------------------------------------------------------
+
+
+def demo() -> nn.Module:
+    torch.manual_seed(0)
+    return build_demo(16)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("change", [
+    lambda state: {"other.weight": torch.zeros(3, 3)},
+    lambda state: {f"teacher.{name}": value for name, value in state.items()},
+    lambda state: {name: value[None] for name, value in state.items()},
+], ids=["other names", "unknown prefix", "other shapes"])  # fmt: skip
+def test_a_file_of_which_nothing_fits_is_refused_whatever_its_key(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], partial: bool
+) -> None:
+    for key in ("state_dict", "model", None):
+        content = change(demo().state_dict())
+        torch.save(content if key is None else {key: content}, tmp_path / "other.pt")
+        with pytest.raises(
+            InputError, match=r"other\.pt is a checkpoint of another model: \d+ entries do not match and none"
+        ):
+            load_checkpoint(demo(), tmp_path / "other.pt", partial)
+
+
+def first_entries(share: float) -> dict[str, Tensor]:
+    """Entries of the demo model, the last first, that hold about `share` of its parameters."""
+    state, kept = demo().state_dict(), {}
+    total = sum(value.numel() for value in state.values())
+    for name, value in reversed(state.items()):
+        if sum(v.numel() for v in kept.values()) + value.numel() <= share * total:
+            kept[name] = torch.full_like(value, 7)
+    return kept
+
+
+def test_less_than_half_of_a_published_file_needs_the_switch(tmp_path: Path) -> None:
+    torch.save({"state_dict": first_entries(0.4)}, tmp_path / "part.pt")
+    with pytest.raises(InputError, match=r"\d+ % of the parameters fit: model\.partial=true takes these"):
+        load_checkpoint(demo(), tmp_path / "part.pt")
+    model = demo()
+    report = load_checkpoint(model, tmp_path / "part.pt", partial=True)
+    assert 0 < report.share < 0.5
+    assert all((model.state_dict()[name] == 7).all() for name in report.loaded)
+    torch.save({"state_dict": first_entries(0.9)}, tmp_path / "most.pt")
+    assert load_checkpoint(demo(), tmp_path / "most.pt").share > 0.5
+
+
+def test_the_switch_takes_what_fits_of_another_model(tmp_path: Path) -> None:
+    torch.save({"model": tiny(seed=0, num_joints=7).state_dict()}, tmp_path / "model.pt")
+    model = tiny(seed=1)
+    report = load_checkpoint(model, tmp_path / "model.pt", partial=True)
+    assert report.mismatched == ["keypoint_head.final_layer.weight", "keypoint_head.final_layer.bias"]
+    assert all(torch.equal(model.state_dict()[name], tiny(seed=0).state_dict()[name]) for name in report.loaded)
+
+
+# --- values -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("change", "fault"), [
+    (lambda v: torch.full_like(v, float("nan")), "is not finite"),
+    (lambda v: torch.full_like(v, float("-inf")), "is not finite"),
+    (lambda v: torch.full_like(v, 1e300, dtype=torch.float64), "holds numbers beyond float32"),
+    (lambda v: v.to(torch.complex64), "is complex"),
+    (lambda v: v.to(torch.int64), "is int64 where the model has float32"),
+    (lambda v: v.bool(), "is bool where the model has float32"),
+    (lambda v: v.to_sparse(), "is sparse"),
+    (lambda v: v.to("meta"), r"has no values \(a meta tensor\)"),
+    (lambda v: torch.quantize_per_tensor(v, 0.1, 0, torch.qint8), "is quantised"),
+], ids=["nan", "inf", "huge", "complex", "int", "bool", "sparse", "meta", "quantised"])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*deprecated:UserWarning")
+def test_weights_that_are_no_plain_finite_floats_are_named(
+    tmp_path: Path, change: Callable[[Tensor], Tensor], fault: str
+) -> None:
+    name = "backbone.last_norm.weight"
+    state = tiny().state_dict()
+    torch.save(state | {name: change(state[name])}, tmp_path / "model.pt")
+    model = tiny(seed=1)
+    for partial in (False, True):
+        with pytest.raises(InputError, match=rf"backbone\.last_norm\.weight {fault}"):
+            load_checkpoint(model, tmp_path / "model.pt", partial)
+    assert unchanged(model, tiny(seed=1).state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_floats_are_cast(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {name: v.to(dtype) if v.is_floating_point() else v for name, v in tiny().state_dict().items()}
+    torch.save(state, tmp_path / "model.pt")
+    model = tiny(seed=1)
+    load_checkpoint(model, tmp_path / "model.pt")
+    assert unchanged(model, {name: value.to(copy_of(model)[name].dtype) for name, value in state.items()})
+
+
+def test_a_run_says_what_it_took_from_a_file(tmp_path: Path) -> None:
+    from raf_ray.assembly import prepare
+    from tests.tiny import tiny as tiny_run
+
+    path = tmp_path / "lightning.ckpt"
+    state = {f"net.{name}": value for name, value in first_entries(0.9).items()} | {"loss.weight": torch.ones(1)}
+    torch.save({"state_dict": state, "state_dict_ema": state, "epoch": 3, "callbacks": {}}, path)
+    notes = "\n".join(prepare(tiny_run(f"model.checkpoint={path}")).notes)
+    for told in ("under its key 'state_dict', their names without 'net.'", "not used: state_dict_ema",
+                 "% of the model's parameters", "not in the model: loss.weight"):  # fmt: skip
+        assert told in notes

@@ -1,6 +1,8 @@
-"""Scoring: a perfect model gets 1.0 at every size, a mirrored one does not; the flip test by hand."""
+"""Scoring: a perfect model gets 1.0 at every size, a mirrored one does not; the flip test by hand; nothing to score."""
 
 from __future__ import annotations
+
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,10 +11,12 @@ from torch import nn
 
 from raf_ray.data.augment import NO_MARGINS, apply
 from raf_ray.data.codec import encode, image_to_heatmap
+from raf_ray.data.people import People, PictureError
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.synthetic import synthetic_people
+from raf_ray.errors import InputError, RunError
 from raf_ray.resolution import Size, parse_size
-from raf_ray.scoring import Scorer
+from raf_ray.scoring import Scorer, check_metric, measure
 
 PEOPLE = synthetic_people(7, "test", np.arange(12), 160.0)
 
@@ -79,3 +83,92 @@ def test_the_flip_test_averages_with_the_mirror_images_heatmaps():
         for x in range(12):
             by_hand[:, k, :, x] = (plain[:, k, :, x] + mirrored[:, partner, :, 11 - x]) / 2
     assert torch.allclose(found._heatmaps(level, PEOPLE.skeleton), by_hand, atol=1e-6)
+
+
+# --- nothing to score ---------------------------------------------------------------------------------------
+
+
+def changed(**arrays: np.ndarray) -> People:
+    return replace(PEOPLE, **arrays)
+
+
+def without(*joints: str) -> People:
+    visibility = PEOPLE.visibility.copy()
+    visibility[:, [PEOPLE.skeleton.index(joint) for joint in joints]] = 0
+    return changed(visibility=visibility)
+
+
+def only(*joints: str) -> People:
+    return without(*(joint for joint in PEOPLE.skeleton.joints if joint not in joints))
+
+
+ONES = np.ones(len(PEOPLE), np.float32)
+UNFIT = [
+    ("pck_torso_0.2", without("left_hip", "right_hip")),
+    ("pck_torso_0.2", without("left_shoulder", "right_hip", "right_shoulder")),
+    ("pck_torso_0.2", changed(joints=np.full_like(PEOPLE.joints, 40.0))),
+    ("pckh_neck_0.5", without("upper_neck")),
+    ("pckh_neck_0.5", without("head_top")),
+    ("pckh_0.5", changed(head_size=0 * ONES)),
+    ("pckh_0.5", only("pelvis", "thorax")),
+    ("oks_ap", changed(area=np.inf * ONES)),
+    ("oks_ap", changed(area=np.nan * ONES)),
+    ("oks_ap", changed(area=3e10 * ONES)),
+    ("oks_ap", changed(visibility=np.zeros_like(PEOPLE.visibility))),
+]
+
+
+@pytest.mark.parametrize(("metric", "people"), UNFIT, ids=lambda v: v if isinstance(v, str) else "")
+def test_people_of_whom_nothing_can_be_scored_are_refused_before_the_start(metric, people):
+    with pytest.raises(InputError, match=rf"^nothing can be scored on val by {metric}: none of its 12 people has"):
+        check_metric(metric, people, "val")
+    assert not np.isfinite(measure(metric, people, people.joints, np.ones(people.visibility.shape)).value)
+
+
+@pytest.mark.parametrize("metric", ["pck_torso_0.2", "pckh_0.5", "pckh_neck_0.5", "oks_ap"])
+def test_one_person_who_can_be_scored_is_enough(metric):
+    for unfit in (people for name, people in UNFIT if name == metric):
+        arrays = {
+            f.name: np.concatenate([getattr(unfit, f.name), getattr(PEOPLE, f.name)[:1]])
+            for f in fields(People) if isinstance(getattr(PEOPLE, f.name), np.ndarray)
+        }  # fmt: skip
+        check_metric(metric, replace(unfit, **arrays), "test")
+
+
+def test_an_infinite_head_is_no_measure():
+    people = changed(head_size=np.where(np.arange(len(PEOPLE)) < 6, np.inf, PEOPLE.head_size).astype(np.float32))
+    assert measure("pckh_0.5", people, people.joints + 1e4, np.ones(people.visibility.shape)).value == 0
+
+
+def skips(people: People) -> Scorer:
+    found = scorer(nn.Conv2d(3, 16, 4, 4))
+    return replace(found, people={"test": people}, on_bad_image="skip")
+
+
+def test_scoring_ends_with_the_cause_where_no_picture_can_be_read():
+    def read(row: int) -> np.ndarray:
+        raise PictureError("picture 7.jpg is missing")
+
+    with pytest.raises(RunError, match=r"^nothing could be scored on test: none of its 12 people has a picture that "):
+        skips(changed(read=read)).score("test", ["64x48"])
+
+
+def test_scoring_ends_with_the_cause_where_those_with_a_picture_have_not_the_labels():
+    def read(row: int) -> np.ndarray:
+        if row < 3:
+            raise PictureError("picture 7.jpg is missing")
+        return PEOPLE.read(row)
+
+    visibility = without("left_hip", "right_hip").visibility.copy()
+    visibility[:3] = 2
+    people = changed(read=read, visibility=visibility)
+    check_metric("pck_torso_0.2", people, "test")
+    with pytest.raises(
+        RunError, match=r"3 of its 12 people were left out, .* none of the 9 others has labels of a sho"
+    ):
+        skips(people).score("test", ["64x48", "48x36"])
+
+
+def test_a_joint_without_a_score_is_no_fault():
+    scores = replace(scorer(Oracle()), people={"test": without("head_top")}).score("test", ["64x48"])
+    assert np.isnan(scores.per_joint["64x48"]["head_top"]) and scores.by_resolution["64x48"] > 0.9

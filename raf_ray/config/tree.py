@@ -5,6 +5,7 @@ The defaults are those of the `demo` preset: a federation that learns on a CPU i
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -13,6 +14,26 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
+
+
+LONGEST_NAME = 100
+"""Bytes of a tier's name: the 255 of a file's name, less what stands around it."""
+
+
+def fault_of_name(name: str) -> str | None:
+    """What is wrong with a name that is to be part of a file's, a line's and a label's; None where it is good."""
+    if not name.strip():
+        return "is empty; give it a name"
+    if any(sign in "/\\" for sign in name):
+        return "holds a slash; leave it out"
+    if name.startswith("."):
+        return "begins with a dot; leave it out"
+    # Control characters, half surrogates, line and paragraph separators.
+    if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in name):
+        return "holds a character that is no text; leave it out"
+    if len(name.encode()) > LONGEST_NAME:
+        return f"is longer than {LONGEST_NAME} bytes; shorten it"
+    return None
 
 
 class Section(BaseModel):
@@ -28,6 +49,15 @@ class ResolutionConfig(Section):
 
     tiers: dict[str, str] = {"high": "128x96", "mid": "96x72", "low": "64x48"}
     """Tier names and their sizes, height x width. A preset or file that names tiers replaces them all."""
+
+    @field_validator("tiers")
+    @classmethod
+    def _names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            fault = fault_of_name(name)
+            if fault:
+                raise ValueError(f"resolution.tiers: {name[:80]!r} {fault}; a tier's name is part of file names")
+        return value
 
 
 class AugmentConfig(Section):
@@ -74,6 +104,8 @@ class DataConfig(Section):
     """`true` for HRNet's augmentation, its own keys below, or `false`."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """A picture that is missing or cannot be decoded ends the run, or its people are left out and counted."""
+    allow_overlap: bool = False
+    """Go on where one picture is in two of train, val and test: scores are then of people that were trained on."""
     upsampled: Literal["keep", "skip"] = "keep"
     """People smaller in the picture than the client's tier: train on them, or leave them out."""
     synthetic_height: Positive = 160
@@ -107,6 +139,8 @@ class ModelConfig(Section):
     """ResNet depth of `simple_baseline`."""
     checkpoint: str | None = None
     """Weights to start from: a run's model.pt, or for vitpose_* a MAE or ViTPose checkpoint."""
+    partial: bool = False
+    """Take what fits of a checkpoint that fits in part only; the rest keeps its fresh values."""
 
 
 class ObjectiveConfig(Section):

@@ -33,6 +33,8 @@ class Batch:
     """(B, K, 2) float32, crop pixels"""
     weights: Tensor
     """(B, K) float32, 1 where the joint is labelled and inside the crop, else 0"""
+    person_id: np.ndarray
+    """(B,) int64, the source's own"""
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -119,6 +121,7 @@ class Batches:
             crops=crops,
             joints=torch.tensor(joints, dtype=torch.float32, device=self.device),
             weights=torch.tensor(labelled & inside, dtype=torch.float32, device=self.device),
+            person_id=shard.person_id[index],
         )
 
     def _plain_crop(self, index: int) -> np.ndarray:

@@ -18,8 +18,11 @@ from raf_ray.errors import InputError
 from raf_ray.files import read_json, write_json
 from raf_ray.resolution import Size, parse_size
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the index and the Parquet files. It grows whenever older readers would misread what is written."""
+
+READ_VERSIONS = (1, 2)
+"""Version 1 does not say which pictures people are of."""
 
 FILE_NAME = "index.json"
 
@@ -122,10 +125,10 @@ def check_version(values: Any, path: Path) -> None:
     version = values.get("schema_version") if isinstance(values, Mapping) else None
     if version is None:
         raise InputError(f"{path} names no schema version, so it was not made by raf_ray.prepare; set data.root")
-    if type(version) is not int or version != SCHEMA_VERSION:
+    if type(version) is not int or version not in READ_VERSIONS:
         raise InputError(
-            f"{path} is of schema version {shown(version)}, but this raf-ray reads version {SCHEMA_VERSION}; "
-            "prepare the shards again"
+            f"{path} is of schema version {shown(version)}, but this raf-ray reads versions "
+            f"{' and '.join(map(str, READ_VERSIONS))}; prepare the shards again"
         )
 
 

@@ -24,6 +24,9 @@ from raf_ray.errors import InputError, RunError
 
 METADATA = b"raf_ray"
 
+PICTURE_DIGEST = "picture_digest"
+"""Column of all files: int64 of each person's picture; see `raf_ray.data.overlap.picture_digests`."""
+
 
 def file_metadata(skeleton: Skeleton, more: Mapping[str, Any]) -> dict[bytes, bytes]:
     values = {"schema_version": SCHEMA_VERSION, "skeleton": asdict(skeleton), **more}
@@ -39,7 +42,8 @@ def open_writer(path: Path, schema: pa.Schema, pictures: str) -> pq.ParquetWrite
 
 
 def open_file(path: Path, skeleton: Skeleton, schema: pa.Schema) -> pq.ParquetFile:
-    """A Parquet file of prepared shards with the joints of `skeleton` and the columns of `schema`.
+    """A Parquet file of prepared shards with the joints of `skeleton` and the columns of `schema`, which names no
+    PICTURE_DIGEST: a file may have that one after the others.
 
     Raises InputError where it is missing, cut off, no such file, of another schema version, of other joints or columns.
     """
@@ -57,9 +61,14 @@ def open_file(path: Path, skeleton: Skeleton, schema: pa.Schema) -> pq.ParquetFi
             f"{path} holds {_told(given)}, not the {len(skeleton)} of '{brief(skeleton.name)}' that the index names; "
             "prepare the shards again"
         )
-    if not file.schema_arrow.equals(schema):
+    if not any(file.schema_arrow.equals(known) for known in (schema, with_digest(schema))):
         raise InputError(f"{path} has other columns than prepared shards have; prepare the shards again")
     return file
+
+
+def with_digest(schema: pa.Schema) -> pa.Schema:
+    """The columns and PICTURE_DIGEST after them."""
+    return schema.append(pa.field(PICTURE_DIGEST, pa.int64()))
 
 
 def _told(skeleton: Any) -> str:

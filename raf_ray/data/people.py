@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from raf_ray.data.skeletons import Skeleton
-from raf_ray.errors import RunError
+from raf_ray.errors import InputError, RunError
 
 ReadPicture = Callable[[int], np.ndarray]
 """Source row -> (H, W, 3) uint8 RGB picture; raises PictureError where it is missing or cannot be decoded."""
@@ -77,3 +77,20 @@ class People:
             f.name: getattr(self, f.name)[index] for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)
         }
         return replace(self, **arrays)
+
+
+def check_numbers(people: People, what: str) -> People:
+    """The same people, where joints that are not labelled and lie nowhere (NaN, infinite) are put at (0, 0).
+
+    Raises InputError, naming `what` and a person, where a labelled joint or a box is not finite, or a box is empty.
+    """
+    finite = np.isfinite(people.joints).all(axis=2)
+    lost = (~finite & (people.visibility > 0)).any(axis=1)
+    if lost.any():
+        person = people.person_id[np.flatnonzero(lost)[0]]
+        raise InputError(f"{what}: a labelled joint of person {person} is not at finite coordinates; correct it")
+    boxed = np.isfinite(people.centre).all(axis=1) & np.isfinite(people.box).all(axis=1) & (people.box > 0).all(axis=1)
+    if not boxed.all():
+        person = people.person_id[np.flatnonzero(~boxed)[0]]
+        raise InputError(f"{what}: the box of person {person} must have a finite centre and sides above 0; correct it")
+    return people if finite.all() else replace(people, joints=np.where(finite[:, :, None], people.joints, 0))

@@ -23,13 +23,17 @@ KMEANS_STEPS = 25
 _SPLIT, _PARTITION, _CLUSTERS = 1, 2, 3  # streams of a seed, so that no draw follows from another
 
 
-def split_by_picture(people: People, val_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_by_picture(
+    people: People, val_fraction: float, seed: int, picture_id: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and the validation people, (n,) and (N - n,) int64, each ascending.
 
     All people of a picture are in one split. `val_fraction` of the pictures, rounded, become validation,
-    but at least one picture is in each. Raises InputError where there is only one picture.
+    but at least one picture is in each. `picture_id` (N,) stands in for the people's own, where one picture
+    has several. Raises InputError where there is only one picture.
     """
-    pictures = np.unique(people.picture_id)
+    ids = people.picture_id if picture_id is None else picture_id
+    pictures = np.unique(ids)
     if len(pictures) < 2:
         raise InputError(
             f"data.val_fraction: the training split has {len(pictures)} picture, but training and validation "
@@ -37,7 +41,7 @@ def split_by_picture(people: People, val_fraction: float, seed: int) -> tuple[np
         )
     count = min(max(round(val_fraction * len(pictures)), 1), len(pictures) - 1)
     drawn = np.random.default_rng([seed, _SPLIT]).permutation(pictures)[:count]
-    is_val = np.isin(people.picture_id, drawn)
+    is_val = np.isin(ids, drawn)
     return np.flatnonzero(~is_val), np.flatnonzero(is_val)
 
 

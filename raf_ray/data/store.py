@@ -9,6 +9,7 @@ A client's rows hold its patches exactly as `cut_shard` lays them and the other 
 | joints, visibility | list of 2 K float32 (x0, y0, x1 ...), of K uint8 | joints, visibility |
 | centre, scale, picture_scale, picture_offset | list of 2 float32 (x, y) | the same |
 | area, upsampled | float32, bool | the same |
+| picture_digest | int64 | of the picture (see `raf_ray.data.overlap`), where known; not in version 1 |
 
 The file's metadata, key ``raf_ray``, are JSON: the schema version, the skeleton, and for each row group the
 client's name, tier, size and margins. Pictures are stored uncompressed by Parquet, so that reading is one copy.
@@ -30,6 +31,7 @@ from raf_ray.data.encoded import Encoding, OnBadImage, encode_picture, make_each
 from raf_ray.data.fields import shown
 from raf_ray.data.index import ClientRecord
 from raf_ray.data.parquet import (
+    PICTURE_DIGEST,
     file_metadata,
     make_table,
     metadata_of,
@@ -38,6 +40,7 @@ from raf_ray.data.parquet import (
     read_row_group,
     stored_picture,
     to_array,
+    with_digest,
 )
 from raf_ray.data.shard import Margins, Shard
 from raf_ray.data.skeletons import Skeleton
@@ -72,6 +75,8 @@ class NamedShard:
     name: str
     tier: str
     shard: Shard
+    picture_digest: np.ndarray | None = None
+    """(N,) int64 of each person's picture; None: not known"""
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,11 @@ def write_shards(
         def write(temporary: Path, group: Sequence[NamedShard] = group, name: str = path.name) -> None:
             skeleton = group[0].shard.skeleton
             described = [_description(c.name, c.tier, c.shard.size, c.shard.margins) for c in group]
-            schema = shard_schema(len(skeleton)).with_metadata(file_metadata(skeleton, {"clients": described}))
+            digests = all(client.picture_digest is not None for client in group)
+            schema = shard_schema(len(skeleton))
+            schema = (with_digest(schema) if digests else schema).with_metadata(
+                file_metadata(skeleton, {"clients": described})
+            )
             with open_writer(temporary, schema, "patch") as writer:
                 for row_group, client in enumerate(group):
                     begin = time.perf_counter()
@@ -150,7 +159,9 @@ def _client_table(
     )
     if not patches:
         raise InputError(f"client {client.name} has no people: none of its {len(shard)} pictures can be read")
-    arrays = {name: getattr(shard, name)[kept] for name in schema.names if name != "patch"}
+    arrays = {name: getattr(shard, name)[kept] for name in schema.names if name not in ("patch", PICTURE_DIGEST)}
+    if client.picture_digest is not None:
+        arrays[PICTURE_DIGEST] = client.picture_digest[kept]
     return make_table(schema, arrays, {"patch": patches}), sum(map(len, patches))
 
 
@@ -201,7 +212,7 @@ def read_shard(
     with open_file(path, skeleton, shard_schema(len(skeleton))) as file:
         _check_row_group(file, record, path)
         table = read_row_group(file, record.row_group, path, raises=RunError)
-    arrays = {name: to_array(table[name]) for name in table.column_names if name != "patch"}
+    arrays = {name: to_array(table[name]) for name in table.column_names if name not in ("patch", PICTURE_DIGEST)}
     rows = np.arange(record.people if first is None else first)
     if skip_upsampled:
         rows = rows[~arrays["upsampled"][rows]]
@@ -222,16 +233,33 @@ def read_upsampled(root: Path, clients: Sequence[ClientRecord], skeleton: Skelet
     Every file is opened once, and no patch is read. Raises InputError where a file is missing or cut off, or holds
     other clients, sizes or joints than the index says.
     """
+    return [to_array(table["upsampled"]) for table in _read_columns(root, clients, skeleton, ["upsampled"])]
+
+
+def read_digests(root: Path, clients: Sequence[ClientRecord], skeleton: Skeleton) -> np.ndarray | None:
+    """(N,) int64 of the pictures of all clients' stored people; None where a shard does not say.
+
+    Raises InputError as `read_upsampled` does.
+    """
+    tables = _read_columns(root, clients, skeleton, [PICTURE_DIGEST])
+    if any(PICTURE_DIGEST not in table.column_names for table in tables):
+        return None
+    return np.concatenate([to_array(table[PICTURE_DIGEST]) for table in tables])
+
+
+def _read_columns(
+    root: Path, clients: Sequence[ClientRecord], skeleton: Skeleton, columns: list[str]
+) -> list[pa.Table]:
+    """Each client's `columns`, as far as its shard has them; every file is opened once."""
     by_file: dict[str, list[ClientRecord]] = {}
     for record in clients:
         by_file.setdefault(record.file, []).append(record)
-    found: dict[tuple[str, int], np.ndarray] = {}
+    found: dict[tuple[str, int], pa.Table] = {}
     for name, records in by_file.items():
         with open_file(root / name, skeleton, shard_schema(len(skeleton))) as file:
             for record in records:
                 _check_row_group(file, record, root / name)
-                rows = read_row_group(file, record.row_group, root / name, ["upsampled"])
-                found[name, record.row_group] = to_array(rows["upsampled"])
+                found[name, record.row_group] = read_row_group(file, record.row_group, root / name, columns)
     return [found[record.file, record.row_group] for record in clients]
 
 

@@ -7,8 +7,8 @@ larger areas at the edge), and may need more than was kept; `check_reach` says s
 Regions that COCO's evaluator ignores are not kept, so OKS AP from shards forgives nothing (it can be lower).
 
 A file, ``val.parquet``, has a person a row: the arrays of `People`, `picture` (bytes of a PNG or JPEG file),
-`region` (list of 4 int64: x, y, width, height in the original) and `picture_size` (list of 2 int64: its width
-and height).
+`region` (list of 4 int64: x, y, width, height in the original), `picture_size` (list of 2 int64: its width
+and height) and, but in version 1, `picture_digest` (int64, of the whole picture; see `raf_ray.data.overlap`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from raf_ray.data.augment import NO_MARGINS
 from raf_ray.data.encoded import Encoding, OnBadImage, encode_picture, make_each
 from raf_ray.data.headers import MOST_PIXELS
 from raf_ray.data.index import Index, SplitRecord, first_people
+from raf_ray.data.overlap import picture_digests
 from raf_ray.data.parquet import (
+    PICTURE_DIGEST,
     file_metadata,
     make_table,
     metadata_of,
@@ -34,6 +36,7 @@ from raf_ray.data.parquet import (
     read_row_group,
     stored_picture,
     to_array,
+    with_digest,
 )
 from raf_ray.data.people import People, PictureError
 from raf_ray.data.shard import lay_patches
@@ -81,6 +84,8 @@ class StoredPictures:
     """(N, 4) int64 x, y, width, height in picture pixels"""
     picture_size: np.ndarray
     """(N, 2) int64 width, height"""
+    picture_digest: np.ndarray | None = None
+    """(N,) int64 of each whole picture; None: not known"""
     _last: dict[int, pa.ChunkedArray] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, row: int) -> np.ndarray:
@@ -105,7 +110,7 @@ class StoredPictures:
         return f"picture {row} of {self.path}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StoredPictures, (self.path, self.skeleton, self.region, self.picture_size)
+        return StoredPictures, (self.path, self.skeleton, self.region, self.picture_size, self.picture_digest)
 
 
 def write_people(
@@ -139,10 +144,12 @@ def write_people(
     made, kept = make_each(make, len(people), on_bad_image, advance)
     if not made:
         raise InputError(f"split {split} has no people: none of its {len(people)} pictures can be read")
-    schema = people_schema(len(people.skeleton)).with_metadata(file_metadata(people.skeleton, {"split": split}))
+    schema = with_digest(people_schema(len(people.skeleton)))
+    schema = schema.with_metadata(file_metadata(people.skeleton, {"split": split}))
     pictures, regions, picture_sizes = zip(*made, strict=True)
-    arrays = {"region": np.array(regions), "picture_size": np.array(picture_sizes)}
     labels = people.take(kept)
+    arrays = {"region": np.array(regions), "picture_size": np.array(picture_sizes)}
+    arrays[PICTURE_DIGEST] = picture_digests(labels)
     arrays |= {name: getattr(labels, name) for name in schema.names if name not in (*arrays, "picture")}
     table = make_table(schema, arrays, {"picture": list(pictures)})
     path = root / f"{split}.parquet"
@@ -165,7 +172,7 @@ def read_people(root: Path, index: Index, split: str, first: int | None, sizes: 
     record, skeleton = index.held_out[split], index.skeleton
     count = first_people(f"data.{split}_people", first, record, f"split {split}")
     path = root / record.file
-    names = [name for name in people_schema(len(skeleton)).names if name != "picture"]
+    names = [name for name in with_digest(people_schema(len(skeleton))).names if name != "picture"]
     with open_file(path, skeleton, people_schema(len(skeleton))) as file:
         if metadata_of(file, path).get("split") != split or file.metadata.num_rows != record.people:
             raise InputError(
@@ -174,8 +181,10 @@ def read_people(root: Path, index: Index, split: str, first: int | None, sizes: 
             )
         groups = [read_row_group(file, i, path, names) for i in range(file.metadata.num_row_groups)]
     table = pa.concat_tables(groups)
-    arrays = {name: to_array(table[name]) for name in names}
-    pictures = StoredPictures(path, skeleton, arrays.pop("region"), arrays.pop("picture_size"))
+    arrays = {name: to_array(table[name]) for name in table.column_names}
+    pictures = StoredPictures(
+        path, skeleton, arrays.pop("region"), arrays.pop("picture_size"), arrays.pop(PICTURE_DIGEST, None)
+    )
     people = People(
         skeleton=skeleton,
         **arrays | {"joints": arrays["joints"].reshape(-1, len(skeleton), 2)},
@@ -184,6 +193,13 @@ def read_people(root: Path, index: Index, split: str, first: int | None, sizes: 
     ).take(np.arange(count))
     check_reach(people, pictures, sizes, index.smallest_size)
     return people
+
+
+def stored_digests(people: People) -> np.ndarray | None:
+    """(N,) int64 of the pictures of people that `read_people` gave; None where the shards do not say."""
+    assert isinstance(people.read, StoredPictures)
+    digest = people.read.picture_digest
+    return None if digest is None else digest[people.rows]
 
 
 def check_reach(people: People, stored: StoredPictures, sizes: Sequence[Size], smallest: str) -> None:

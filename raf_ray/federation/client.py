@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from raf_ray.errors import RunError
+from raf_ray.federation.diagnosis import name_cause
 from raf_ray.federation.optimizer import build_optimizer, learning_rate, set_learning_rate
 from raf_ray.federation.state import Layout
 from raf_ray.federation.tracing import Tracer
@@ -116,7 +117,7 @@ class Client:
             share: this client's part of the weighted mean.
 
         Raises:
-            RunError: the loss is not finite.
+            RunError: none of the pictures can be read, or the loss is not finite; it names the cause.
         """
         begin = time.perf_counter()
         setting = self.training
@@ -153,8 +154,13 @@ class Client:
                         terms.setdefault(f"{name}_{level.size}", _Mean()).add(value)
                 pixels += len(batch) * sum(level.size.pixels for level in levels)
         mean_loss = losses.value()
+        if not len(losses):
+            raise RunError(
+                f"none of its {len(self.batches.bad)} people has a picture that can be read, and "
+                "data.on_bad_image=skip leaves them out; check data.root and data.images"
+            )
         if not np.isfinite(mean_loss):
-            raise RunError(f"the loss is {mean_loss}; lower optimizer.lr or set optimizer.clip")
+            raise RunError(self._cause(mean_loss, state, round_index, losses.first()))
         local = self.layout.read(self.model)
         update = self.layout.floats(local) - self.layout.floats(state)
         norm = float(torch.linalg.vector_norm(torch.from_numpy(update), dtype=torch.float64))
@@ -175,6 +181,12 @@ class Client:
             device=self.device.type,
             trace=tracer.trace if tracer is not None else None,
         )
+
+    def _cause(self, loss: float, state: np.ndarray, round_index: int, first: float) -> str:
+        rng = np.random.default_rng([self.training.seed, 1 + round_index, self.number])
+        first_step = round_index == 0 and not np.isfinite(first)
+        pyramids = ((batch, self.render(batch, self.levels)) for batch in self.batches.epoch(rng))
+        return name_cause(loss, state, self.layout, pyramids, first_step)
 
     def local_state(self) -> dict[str, Any] | None:
         """What a checkpoint must keep of this client between rounds: the optimiser's moments, if kept."""
@@ -224,6 +236,12 @@ class _Mean:
 
     def add(self, value: Tensor) -> None:
         self._values.append(value.detach())
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def first(self) -> float:
+        return float(self._values[0])
 
     def value(self) -> float:
         return float(torch.stack(self._values).double().mean()) if self._values else float("nan")

@@ -88,6 +88,14 @@ class Layout:
         """(num_counters,) int64 view of a buffer."""
         return buffer[self.float_bytes :].view(np.int64)
 
+    def not_finite(self, buffer: np.ndarray) -> list[str]:
+        """Names of the entries of a buffer that hold NaN or infinite values."""
+        floats = self.floats(buffer)
+        if np.isfinite(floats).all():
+            return []
+        held = ((e.name, floats[e.start : e.start + e.size]) for e in self.entries if e.kind != "counters")
+        return [name for name, values in held if not np.isfinite(values).all()]
+
     def read(self, model: nn.Module, buffer: np.ndarray | None = None) -> np.ndarray:
         """Copy a model's state into a (new) buffer (num_bytes,) uint8."""
         if buffer is None:

@@ -15,6 +15,9 @@ from raf_ray.metrics.score import Score
 MAX_DETECTIONS = 20
 """Detections a picture that count, the surest first (COCO)."""
 
+LARGEST_AREA = 1e10
+"""Area in pixels squared beyond which COCO's evaluator leaves a person out."""
+
 FAR_AWAY = -1e6
 """Where a coordinate that is not finite is put: beyond any picture, so its OKS is 0."""
 
@@ -38,7 +41,8 @@ def oks_ap(
     similarity over its labels, since COCO has no AP of a joint; `extra` holds AP50, AP75 and AR.
 
     `ignored` are the picture ids (M,), boxes (M, 4), areas (M,) and crowd flags (M,) of regions where COCO forgives
-    a wrong detection: crowds and people without a labelled joint. COCO's -1 (nothing to score) is NaN; a
+    a wrong detection: crowds and people without a labelled joint. People whose area is not in [0, LARGEST_AREA] do
+    not count. COCO's -1 (nothing to score) is NaN; a
     prediction that is not finite is a miss. Raises ValueError where shapes differ.
     """
     people, joints = visibility.shape
@@ -47,7 +51,8 @@ def oks_ap(
     wanted = [(people, joints, 2)] * 2 + [(people, joints), (people,), (people, 4), (people,), (joints,)]
     if shapes != wanted:
         raise ValueError(f"oks_ap got shapes {shapes}, but visibility {visibility.shape} needs {wanted}")
-    labelled = visibility > 0
+    area = np.where(np.isnan(area), np.inf, area)
+    labelled = (visibility > 0) & ((area >= 0) & (area <= LARGEST_AREA))[:, None]
     if not labelled.any():
         extra = dict.fromkeys(("AP50", "AP75", "AR"), float("nan"))
         return Score(float("nan"), (float("nan"),) * joints, people=0, joints=0, extra=extra)

@@ -24,7 +24,7 @@ def pck(
     """Share of labelled joints predicted within (or at) `threshold` x the person's reference length.
 
     `predicted` and `truth` (N, K, 2) in the same pixels, `labelled` (N, K) bool, `reference` (N,) in those
-    pixels. People whose reference is NaN or not positive are left out. The value is the mean over labelled
+    pixels. People whose reference is not finite or not positive are left out. The value is the mean over labelled
     joints, not over joint names (MPII's official "Mean" weighs joints by their number), of `counted_joints`
     (indices or a (K,) bool mask; None: all; PCKh leaves out pelvis and thorax); `per_joint` is of every
     joint. A prediction that is not finite is a miss. Raises ValueError where shapes differ.
@@ -36,7 +36,7 @@ def pck(
             f"{reference.shape} must be (N, K, 2), (N, K, 2), (N, K) and (N,)"
         )
     with np.errstate(invalid="ignore"):
-        measured = reference > 0
+        measured = (reference > 0) & np.isfinite(reference)
         distance = np.linalg.norm(predicted.astype(np.float64) - truth, axis=2)
         near = distance <= threshold * reference.astype(np.float64)[:, None]
     judged = labelled.astype(bool) & measured[:, None]

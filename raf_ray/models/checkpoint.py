@@ -1,34 +1,46 @@
-"""Read a checkpoint file into a model: this project's own, or a pre-trained one in a published layout.
+"""Load a checkpoint file into a model: this project's own, or a pre-trained one in a published layout.
 
 | layout | recognised by | loaded | must match |
 | --- | --- | --- | --- |
 | own `model.pt` | no mark of the others | everything | every name and shape |
 | MAE (He et al. 2022) | entry `patch_embed.proj.weight` | ViT backbone | the backbone |
-| ViTPose (Xu et al. 2022) | key `state_dict` or entry `backbone.pos_embed` | backbone, head | the backbone |
+| published, such as ViTPose (Xu et al. 2022) | key `state_dict` or entry `backbone.pos_embed` | what fits | see below |
+
+Of a published file the backbone must match, where the model has one, and half of the model's parameters. With
+`partial` nothing must match, but something has to: parameters are counted by their elements, and a file that
+fills none is always refused. How files are read, and what prefixes are seen through: `raf_ray.models.entries`.
 
 The layouts are those of the papers' official code. Our position embeddings are in neither: there a table
-for one size (`pos_embed`), here computed for any (see `vitpose.py`); so they stay as they are. Files are
-read with `weights_only=True`, so a file cannot run code.
+for one size (`pos_embed`), here computed for any (see `vitpose.py`); so they stay as they are.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from raf_ray.errors import InputError
+from raf_ray.models.entries import plain_name, prefixes_in, read_entries, shape_of, without_prefix
 from raf_ray.models.vitpose import is_position_embedding
 
-Layout = Literal["own", "mae", "vitpose"]
+Layout = Literal["own", "mae", "published"]
 
 SHOWN = 3
 """Entries that an error names before it stops."""
+
+LEAST_SHARE = 0.5
+"""Of the model's parameters that a published checkpoint must fill; a choice: less is hardly the same model."""
+
+PUBLISHED_KEYS = {"state_dict", "state_dict_ema", "ema_state_dict"}
+"""Where the tools that publish checkpoints put weights, among them a loss's or another head's."""
+
+NO_WEIGHTS = {"n_averaged"}
+"""Entries of a file that no model need have: the counter of torch's averaged models."""
 
 
 @dataclass(frozen=True)
@@ -43,84 +55,88 @@ class CheckpointReport:
     """Entries of the file that the model has no place for, such as MAE's `cls_token` and decoder; ignored."""
     mismatched: list[str]
     """Entries in both with another shape, such as a head for other joints; the model keeps its own values."""
+    share: float
+    """Of the model's parameters, by their elements, that come from the file."""
+    source: str
+    """Key of the file that the weights stand under; empty: its top."""
+    others: list[str]
+    """Keys of the file with further weights, such as averaged ones, that were not used."""
+    prefix: str
+    """Taken off the file's names, such as `module.`."""
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> CheckpointReport:
+@dataclass(frozen=True)
+class Reading:
+    """One way to understand a file's names."""
+
+    prefix: str
+    layout: Layout
+    entries: dict[str, Tensor]
+    """By the model's names where it has such."""
+
+
+def load_checkpoint(model: nn.Module, path: str | Path, partial: bool = False) -> CheckpointReport:
     """Load a file's weights into the model, in place, and report entry by entry; checks precede any change.
 
-    A published layout must fill the whole backbone but its position embeddings; the head may stay as it was
-    (MAE has none, and a ViTPose of another joint count has another last layer), so look at the report.
+    See the table above for what must match. The head may stay as it was (MAE has none, and a ViTPose of another
+    joint count has another last layer), so look at the report.
 
     Raises:
         InputError (a ValueError): there is no such file, it holds no checkpoint, it holds objects other than
-            plain tensors and containers, or it is a checkpoint of another model.
+            plain tensors and containers, it is a checkpoint of another model, or what fits has no usable values.
     """
     path = Path(path)
-    entries, layout = read_entries(path)
-    if layout == "mae":
-        entries = {mae_to_own(name): value for name, value in entries.items()}
-
+    found = read_entries(path)
     own = model.state_dict()
+    reading = best_reading(found.entries, own, found.source.rpartition(".")[2] in PUBLISHED_KEYS)
+    entries = reading.entries
+    fitting = [name for name in own if name in entries and shape_of(entries[name]) == own[name].shape]
+    fits = set(fitting)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     report = CheckpointReport(
-        loaded=[name for name in own if name in entries and entries[name].shape == own[name].shape],
+        loaded=fitting,
         missing=[name for name in own if name not in entries],
         unexpected=[name for name in entries if name not in own],
-        mismatched=[name for name in own if name in entries and entries[name].shape != own[name].shape],
+        mismatched=[name for name in own if name in entries and name not in fits],
+        share=sum(sizes.get(name, 0) for name in fitting) / max(sum(sizes.values()), 1),
+        source=found.source,
+        others=found.others,
+        prefix=reading.prefix,
     )
-    differing = differences(report, layout)
-    if differing:
-        named = [describe(name, own, entries) for name in differing[:SHOWN]]
-        more = ", ..." if len(differing) > SHOWN else ""
-        raise InputError(
-            f"{path} is a checkpoint of another model: {len(differing)} entries do not match,"
-            f" {', '.join(named)}{more}; build the model that it was saved from, or give one of this model"
-        )
-    model.load_state_dict({name: entries[name] for name in report.loaded}, strict=False)
+    check_fit(report, reading, own, path, partial)
+    check_values({name: entries[name] for name in fitting}, own, path)
+    model.load_state_dict({name: entries[name] for name in fitting}, strict=False)
     return report
 
 
-def read_entries(path: Path) -> tuple[dict[str, Tensor], Layout]:
-    """A file's state dict, under the names that it has there, and the layout of those names.
+def best_reading(entries: Mapping[str, Tensor], own: Mapping[str, Tensor], published: bool) -> Reading:
+    """The file's entries by the model's names, as they are or without the prefix that lets most elements fit."""
+    by_plain = {plain_name(name): name for name in own}
+    readings = [_reading("", dict(entries), own, published)]
+    for prefix in prefixes_in(entries):
+        stripped = {by_plain.get(name, name): value for name, value in without_prefix(entries, prefix).items()}
+        readings.append(_reading(_taken_off(entries, prefix), stripped, own, published))
 
-    Raises:
-        InputError: see `load_checkpoint`.
-    """
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint file {path}: check the path")
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is no checkpoint, or one with objects that could run code, which are never read: save"
-            " its state dict alone, torch.save(state_dict, path), and give that file"
-        ) from error
-    except OSError as error:
-        raise InputError(f"the checkpoint file {path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a damaged file fails anywhere in the reader: EOFError, RuntimeError, ...
-        raise InputError(
-            f"{path} is not readable as a checkpoint ({type(error).__name__}): it is damaged or another kind"
-            " of file, so copy or download it again"
-        ) from error
+    def fitting(reading: Reading) -> int:
+        return sum(v.numel() for name, v in reading.entries.items() if name in own and shape_of(v) == own[name].shape)
 
-    official = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
-    if official:
-        content = content["state_dict"]
-    elif isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping) or not content or not all(map(is_entry, content.items())):
-        raise InputError(
-            f"{path} holds no state dict (name -> tensor), neither at its top nor under 'model' or"
-            " 'state_dict': give a model.pt of a run, or a MAE or ViTPose checkpoint"
-        )
-    entries = dict(content)
-    if "patch_embed.proj.weight" in entries:
-        return entries, "mae"
-    return entries, "vitpose" if official or "backbone.pos_embed" in entries else "own"
+    return max(readings, key=fitting)  # of equals the first, which takes least away
 
 
-def is_entry(item: tuple[Any, Any]) -> bool:
-    """Whether a (key, value) pair belongs in a state dict."""
-    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+def _reading(prefix: str, entries: dict[str, Tensor], own: Mapping[str, Tensor], published: bool) -> Reading:
+    layout: Layout = "published" if published or "backbone.pos_embed" in entries else "own"
+    if "patch_embed.proj.weight" in entries and "patch_embed.proj.weight" not in own:
+        layout, entries = "mae", {mae_to_own(name): value for name, value in entries.items()}
+    return Reading(prefix, layout, entries)
+
+
+def _taken_off(entries: Mapping[str, Tensor], prefix: str) -> str:
+    """What a file's names are without where wrappers and `prefix` are taken off."""
+    for name in entries:
+        left = plain_name(name).removeprefix(prefix)
+        if name != left and name.endswith(left):
+            return name.removesuffix(left)
+    return ""
 
 
 def mae_to_own(name: str) -> str:
@@ -132,10 +148,38 @@ def mae_to_own(name: str) -> str:
     return name
 
 
+def check_fit(report: CheckpointReport, reading: Reading, own: Mapping[str, Tensor], path: Path, partial: bool) -> None:
+    """Raise InputError where the file is a checkpoint of another model."""
+    everything = report.mismatched + report.missing + report.unexpected
+    if not report.share:
+        differing = everything
+    elif partial:
+        differing = []
+    else:
+        differing = differences(report, reading.layout)
+        if not differing and reading.layout == "published" and report.share < LEAST_SHARE:
+            differing = everything
+    if not differing:
+        return
+    named = [describe(name, own, reading.entries) for name in differing[:SHOWN]]
+    more = ", ..." if len(differing) > SHOWN else ""
+    fits = f"; {percent(report.share)} of the parameters fit: model.partial=true takes these" if report.share else ""
+    count = f"{len(differing)} entries do not match{'' if report.share else ' and none fits'}"
+    raise InputError(
+        f"{path} is a checkpoint of another model: {count}, {', '.join(named)}{more};"
+        f" build the model that it was saved from, or give one of this model{fits}"
+    )
+
+
+def percent(share: float) -> str:
+    """A share in words that are 0 or 100 % only where it is."""
+    return "less than 1 %" if 0 < share < 0.01 else f"{int(100 * share)} %"
+
+
 def differences(report: CheckpointReport, layout: Layout) -> list[str]:
     """The entries that make a file a checkpoint of another model; empty for one of this model."""
     if layout == "own":
-        return report.mismatched + report.missing + report.unexpected
+        return report.mismatched + report.missing + [name for name in report.unexpected if name not in NO_WEIGHTS]
     needed = [name for name in report.missing if not is_position_embedding(name)]
     unknown = [name for name in report.unexpected if name not in REPLACED]
     return [name for name in report.mismatched + needed + unknown if name.startswith("backbone.")]
@@ -151,4 +195,44 @@ def describe(name: str, own: Mapping[str, Tensor], entries: Mapping[str, Tensor]
         return f"{name} (not in the file)"
     if name not in own:
         return f"{name} (not in this model)"
-    return f"{name} (shape {tuple(entries[name].shape)}, here {tuple(own[name].shape)})"
+    return f"{name} (shape {shape_of(entries[name])}, here {tuple(own[name].shape)})"
+
+
+# --- values ---------------------------------------------------------------------------------------------
+
+
+def check_values(entries: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path) -> None:
+    """Raise InputError where an entry that fits holds what the model's cannot: by name."""
+    faults = {name: fault for name, value in entries.items() if (fault := fault_of(value, own[name]))}
+    if faults:
+        named = [f"{name} {fault}" for name, fault in list(faults.items())[:SHOWN]]
+        more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise InputError(
+            f"{path} cannot be loaded: {', '.join(named)}{more}; save plain, finite weights, or give another checkpoint"
+        )
+
+
+def fault_of(value: Tensor, own: Tensor) -> str | None:
+    """Why an entry of a file cannot stand in for the model's; None where it can. Other float types are cast."""
+    for wrong, what in (
+        (value.is_meta, "has no values (a meta tensor)"),
+        (value.is_quantized, "is quantised"),
+        (value.layout != torch.strided, "is sparse"),
+        (value.is_complex(), "is complex"),
+    ):
+        if wrong:
+            return what
+    if own.is_floating_point() and not value.is_floating_point():
+        return f"is {_type(value)} where the model has {_type(own)}"
+    known = value.to(torch.float64) if value.is_floating_point() else value
+    if not torch.isfinite(known).all():
+        return "is not finite (NaN or infinite)"
+    if not torch.isfinite(known.to(own.dtype)).all():
+        return f"holds numbers beyond {_type(own)}"
+    if not own.is_floating_point() and not torch.equal(known.to(own.dtype).to(known.dtype), known):
+        return f"holds fractions where the model has {_type(own)}"
+    return None
+
+
+def _type(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
