@@ -288,6 +288,11 @@ def test_a_category_without_an_id_hides_nobody(coco: Callable[..., Any]) -> None
     refused(coco, values, says=("people.json", "category of people has no 'id'"))
 
 
+@pytest.mark.parametrize("name", ["\ud800", "two\nlines", "x" * 10**6, 10**400, deep()], ids=lambda v: repr(v)[:9])
+def test_a_joints_name_that_cannot_be_printed(coco: Callable[..., Any], name: Any) -> None:
+    refused(coco, edited(content(), "categories", 0, "keypoints", 2, to=name), says=("joint 3 is", "not right_eye"))
+
+
 def test_two_categories_of_one_id(coco: Callable[..., Any]) -> None:
     values = content()
     values["categories"].append({"id": "1", "name": "horse"})

@@ -48,7 +48,8 @@ _shortened.maxlevel = 2
 
 
 def brief(text: str) -> str:
-    """A text for a message, however long: its middle left out."""
+    """A text for a message: its odd characters escaped and, where it is long, its middle left out."""
+    text = text if text.isprintable() else ascii(text[:LONGEST])
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 25]} ... {text[-20:]}"
 
 
