@@ -113,7 +113,7 @@ def read_boxes(path: Path) -> dict[str, list[list[float]]]:
     """File name -> N boxes of four numbers, sizes above 0; InputError in one sentence for anything else."""
     import numpy as np
 
-    from raf_ray.data.fields import check_pixels, numbers, shown
+    from raf_ray.data.fields import SMALLEST, check_pixels, numbers, shown
     from raf_ray.files import read_json
 
     values = read_json(path, "--boxes")
@@ -129,7 +129,7 @@ def read_boxes(path: Path) -> dict[str, list[list[float]]]:
         found[name] = np.array(
             [numbers(b, (4,), f"box {i} {what}", f"--boxes: {path}") for i, b in enumerate(boxes, 1)]
         )
-        if (found[name][:, 2:] <= 0).any():
+        if (found[name][:, 2:] < SMALLEST).any():
             raise InputError(wrong)
     check_pixels(np.concatenate([*found.values(), np.zeros((0, 4))]), "boxes", f"--boxes: {path}")
     return {name: boxes.tolist() for name, boxes in found.items()}

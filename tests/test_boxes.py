@@ -141,6 +141,13 @@ def test_no_picture_is_looked_at_for_a_usual_box():
     check_boxes(own((0, 0, 3000, 3000), np.linspace(0, 900, 32).reshape(16, 2), read), "mine")
 
 
+def test_a_reader_of_ones_own_that_fails_is_left_to_say_so_itself():
+    def read(_row: int) -> np.ndarray:
+        raise FileNotFoundError
+
+    check_boxes(own((0, 0, 5000, 5000), read=read), "mine")
+
+
 def test_the_size_in_the_file_stands_in_where_the_picture_is_missing(tmp_path):
     def files(width: int, height: int) -> PictureFiles:
         return PictureFiles((str(tmp_path / "none.jpg"),), "a.json", np.array([[width, height]]))

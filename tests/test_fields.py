@@ -288,6 +288,11 @@ def test_a_category_without_an_id_hides_nobody(coco: Callable[..., Any]) -> None
     refused(coco, values, says=("people.json", "category of people has no 'id'"))
 
 
+@pytest.mark.parametrize("name", ["\ud800", "two\nlines", "x" * 10**6, 10**400, deep()], ids=lambda v: repr(v)[:9])
+def test_a_joints_name_that_cannot_be_printed(coco: Callable[..., Any], name: Any) -> None:
+    refused(coco, edited(content(), "categories", 0, "keypoints", 2, to=name), says=("joint 3 is", "not right_eye"))
+
+
 def test_two_categories_of_one_id(coco: Callable[..., Any]) -> None:
     values = content()
     values["categories"].append({"id": "1", "name": "horse"})
@@ -308,12 +313,16 @@ def test_shares_of_the_picture_are_not_taken_for_pixels(
     refused(boxes, {"a": [[0, 0, 0.5, 1]], "b": [[0, 0, 1, 1]]}, says=("boxes.json: all boxes lie within",))
 
 
+def test_what_float32_would_lose_is_no_area(coco: Callable[..., Any]) -> None:
+    assert coco(content(person(area=1e-60))).area[0] == pytest.approx(0.53 * 24 * 32)
+
+
 def test_one_person_in_a_corner_is_no_share(coco: Callable[..., Any]) -> None:
     corner = person(id=1, keypoints=[0.5, 0.5, 2] + [0, 0, 0] * 16, bbox=[0, 0, 1.2, 1.2])
     assert len(coco(content(corner, person()))) == 2
 
 
-@pytest.mark.parametrize("scale", [0, -2.0, "0", -0.5])
+@pytest.mark.parametrize("scale", [0, -2.0, "0", -0.5, 1e-60])
 def test_an_mpii_scale_is_above_0_or_unknown(mpii: Callable[..., Any], scale: Any) -> None:
     refused(mpii, entry(), entry(scale=scale), says=("valid.json", "'scale' of entry 1", "above 0", "-1"))
 
@@ -321,8 +330,8 @@ def test_an_mpii_scale_is_above_0_or_unknown(mpii: Callable[..., Any], scale: An
 def test_labelled_people_who_are_left_out_are_counted(
     coco: Callable[..., Any], mpii: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    mpii(entry(), entry(scale=-1), entry(scale=-1.0))
-    coco(content(person(id=1, bbox=[]), person(id=2, bbox=[1, 1, 0, 4]), person(id=3, bbox=None), person()))
+    mpii(entry(), entry(scale=-1), entry(scale=-1.0, center=None))
+    coco(content(person(id=1, bbox=[]), person(id=2, bbox=[1, 1, 0, 4]), person(id=3, bbox=[1, 1, 1e-60, 4]), person()))
     assert [record.getMessage().rsplit("/", 1)[1] for record in caplog.records if "left out" in record.message] == [
         "valid.json: people with labelled joints left out, since their scale is unknown (-1): 2",
         "people.json: people with labelled joints left out, since they have no box: 3",

@@ -230,3 +230,22 @@ def test_a_head_box_file_that_is_none(tmp_path: Path, data: bytes | str | None, 
     with pytest.raises(InputError) as caught:
         read(tmp_path, head_boxes=path)
     check_sentence(caught.value, str(path), part)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_head_boxes_that_are_no_numbers_of_pixels(tmp_path: Path, value: float) -> None:
+    boxes = head_file(tmp_path, [[0, 0, 3, 4], [0, 0, value, 4]])
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, entry(), entry(), head_boxes=boxes)
+    check_sentence(caught.value, str(boxes), "'headboxes_src' of person 1", "finite numbers")
+
+
+@pytest.mark.parametrize(
+    "corners", [np.ones((2, 2, 1)) * 1j, np.full((2, 2, 1), "x", object)], ids=["complex", "cells"]
+)
+def test_head_boxes_of_other_than_plain_numbers(tmp_path: Path, corners: np.ndarray) -> None:
+    path = tmp_path / "gt_valid.mat"
+    savemat(path, {"headboxes_src": corners})
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, head_boxes=path)
+    check_sentence(caught.value, str(path), "no 'headboxes_src' of 2 x 2 x people")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from raf_ray.data.people import People, PictureError
+from raf_ray.data.people import People
 from raf_ray.data.pictures import PictureFiles
 from raf_ray.errors import InputError
 
@@ -75,5 +75,5 @@ def _picture_size(people: People, index: int) -> tuple[int, int] | None:
             return people.read.size(row)
         height, width = people.picture(index).shape[:2]
         return width, height
-    except PictureError:
+    except Exception:  # PictureError, or whatever a reader of one's own raises
         return people.read.given_size(row) if isinstance(people.read, PictureFiles) else None

@@ -12,6 +12,7 @@ import numpy as np
 
 from raf_ray.data.fields import (
     LARGEST,
+    SMALLEST,
     as_number,
     brief,
     check_once,
@@ -145,7 +146,7 @@ def read_people(
             dropped["without a labelled joint"] += 1
             continue
         box = _box(annotation, what, file)
-        if box is None or box[2] <= 0 or box[3] <= 0:
+        if box is None or box[2] < SMALLEST or box[3] < SMALLEST:
             dropped[NO_BOX] += 1
             continue
         found.keypoints.append(points)
@@ -195,4 +196,4 @@ def _area(annotation: Mapping[str, Any], box: np.ndarray, what: str, file: Path)
     """The segment's area; AREA_OF_BOX of the box's where it is missing or not positive."""
     value = annotation.get("area")
     area = 0.0 if value is None else number(value, f"'area' of {what}", file, LARGEST**2)
-    return area if area > 0 else float(AREA_OF_BOX * box[2] * box[3])
+    return area if area >= SMALLEST**2 else float(AREA_OF_BOX * box[2] * box[3])

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 LARGEST = 1e9
 """Beyond any picture's pixels, and squared still well within float32; a choice."""
 
+SMALLEST = 1e-3
+"""Pixels below which a side is none: far below any person's, far above where float32 loses it; a choice."""
+
 SHARE = 1.5
 """Coordinates that all lie within so many pixels are shares of the picture; a choice, 1 and some way outside it."""
 
@@ -45,7 +48,8 @@ _shortened.maxlevel = 2
 
 
 def brief(text: str) -> str:
-    """A text for a message, however long: its middle left out."""
+    """A text for a message: its odd characters escaped and, where it is long, its middle left out."""
+    text = text if text.isprintable() else ascii(text[:LONGEST])
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 25]} ... {text[-20:]}"
 
 

@@ -17,6 +17,7 @@ from raf_ray.data.coco import FileSplit, existing_root, read_annotations
 from raf_ray.data.coco_entries import AREA_OF_BOX
 from raf_ray.data.fields import (
     LARGEST,
+    SMALLEST,
     brief,
     check_pixels,
     given,
@@ -108,6 +109,7 @@ def mpii_people(annotation_file: Path, picture_folder: Path, head_boxes: Path | 
         settle_joints(joints[i], labelled[i], MPII16, f"'joints' of {what}", annotation_file)
         if labelled[i].any():
             scale[i] = _scale(entry, what, annotation_file)
+        if scale[i] != UNKNOWN:
             place = given(entry, "center", what, annotation_file)
             centre[i] = numbers(place, (2,), f"'center' of {what}", annotation_file)
     if head_boxes is None:
@@ -159,7 +161,7 @@ def _flags(entry: Any, what: str, file: Path) -> np.ndarray:
 
 def _scale(entry: Any, what: str, file: Path) -> float:
     scale = number(given(entry, "scale", what, file), f"'scale' of {what}", file)
-    if scale <= 0 and scale != UNKNOWN:
+    if BOX_SIDE * scale < SMALLEST and scale != UNKNOWN:
         raise InputError(
             f"{file}: 'scale' of {what} is {shown(entry['scale'])}, but must be above 0 (the person's height / "
             f"{BOX_SIDE:g} pixels), or {UNKNOWN:g} where it is unknown"
