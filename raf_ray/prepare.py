@@ -268,8 +268,7 @@ def summary(prepared: PreparedShards) -> Any:
 
 
 def closing_lines(prepared: PreparedShards, arguments: argparse.Namespace) -> Iterator[str]:
-    """Notes, who was left out, where the shards are, and the command that trains from them."""
-    yield from prepared.notes
+    """Who was left out, where the shards are, and the command that trains from them."""
     told = [f"{name} {count}" for name, count in prepared.left_out.items() if count]
     if told:
         shown = ", ".join(told[:6]) + (", ..." if len(told) > 6 else "")

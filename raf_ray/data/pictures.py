@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from raf_ray.data.encoded import decode
+from raf_ray.data.fields import as_number
 from raf_ray.data.headers import read_header, read_orientation, turn
 from raf_ray.data.people import People, PictureError
 from raf_ray.errors import InputError
@@ -109,8 +110,8 @@ def sizes_given(entries: Iterable[Mapping[str, Any]]) -> np.ndarray:
     """(n, 2) int64 of COCO's `width` and `height` of n images; 0, 0 where they are absent or no size."""
 
     def whole(value: Any) -> int:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**31
-        return int(value) if good and value == int(value) else 0
+        found = as_number(value)
+        return int(found) if found is not None and 0 < found < 2**31 and found == int(found) else 0
 
     pairs = [(whole(entry.get("width")), whole(entry.get("height"))) for entry in entries]
     sizes = np.array(pairs, np.int64).reshape(-1, 2)
