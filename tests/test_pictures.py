@@ -246,7 +246,7 @@ def test_a_file_name_of_odd_bytes_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "size"),
     [({"width": 64, "height": 48}, [64, 48]), ({"width": 64.0, "height": 48}, [64, 48]), ({}, [0, 0]),
-     ({"width": 64}, [0, 0]), ({"width": "64", "height": "48"}, [0, 0]), ({"width": None, "height": 4}, [0, 0]),
+     ({"width": 64}, [0, 0]), ({"width": "64", "height": "48"}, [64, 48]), ({"width": None, "height": 4}, [0, 0]),
      ({"width": -3, "height": 4}, [0, 0]), ({"width": 10**400, "height": 4}, [0, 0]),
      ({"width": float("nan"), "height": 4}, [0, 0]), ({"width": True, "height": 4}, [0, 0]),
      ({"width": 0.5, "height": 4}, [0, 0]), ({"width": [1], "height": {}}, [0, 0])],
