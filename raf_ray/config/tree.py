@@ -212,7 +212,7 @@ class EvaluationConfig(Section):
     val_metric: Literal["pckh_0.5", "pckh_neck_0.5", "pck_torso_0.2", "oks_ap"] | None = None
     """Metric of the rounds' scores on `val`, where its people lack what `metric` needs; null: the same."""
     decode: Literal["argmax", "dark"] = "argmax"
-    """Peak with a quarter-pixel offset, or DARK."""
+    """Peak with a quarter-pixel offset, or DARK (near a border: a Gaussian fitted around the peak)."""
     flip_test: bool = False
     """Average with the mirror image's heatmaps."""
     split: Literal["test", "val"] = "test"
