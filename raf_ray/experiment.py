@@ -16,7 +16,8 @@ from rich.console import Console
 from raf_ray import assembly
 from raf_ray.assembly import Prepared
 from raf_ray.config import Config, load_config, write_yaml
-from raf_ray.config.loading import differences
+from raf_ray.config.loading import differences, use_of
+from raf_ray.config.tree import Use
 from raf_ray.errors import InputError, RunError
 from raf_ray.federation.driver import Federation, save_plain
 from raf_ray.federation.messages import Event, Failed, Finished
@@ -26,17 +27,6 @@ from raf_ray.paths import given_path
 from raf_ray.plans import expected_pixels
 from raf_ray.report.plots import draw_drift, draw_samples
 from raf_ray.terminal import warn
-
-FREE_TO_CHANGE = (
-    "federation.engine",
-    "federation.checkpoint_every",
-    "resources.cpus_per_client",
-    "resources.dashboard",
-    "resources.profile",
-    "tracking.",
-    "data.cache_mb",
-)
-"""Keys that cannot change results, so a resumed run may change them."""
 
 STOP_SECONDS = 15.0
 
@@ -181,7 +171,7 @@ def check_output(output: Path, config: Config, *, resume: bool, overwrite: bool)
     changed = {
         key: values
         for key, values in differences(load_config(file=folder / "config.yaml"), config).items()
-        if not key.startswith(FREE_TO_CHANGE)
+        if use_of(key) is not Use.FREE
     }
     if changed:
         shown = ", ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:4])

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,16 +18,13 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from raf_ray.config.tree import Config, Section
+from raf_ray.config.tree import Config, Section, Use
 from raf_ray.errors import InputError
 from raf_ray.paths import existing_file
 
 PRESETS = Path(__file__).parent / "presets"
 REPLACED_WHOLE = ("resolution.tiers", "federation.clients", "data.annotations", "data.images")
 """Mappings that a later source replaces instead of merging into."""
-
-RUN_ONLY = ("tracking.", "resources.dashboard", "resources.profile", "federation.checkpoint_every")
-"""Keys that no result depends on: how a run is shown, tracked and kept."""
 
 Tree = TypeVar("Tree", bound=BaseModel)
 
@@ -130,6 +128,26 @@ def walk(tree: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from walk(section, f"{prefix}{name}.")
 
 
+def use_of(key: str, tree: type[BaseModel] = Config) -> Use:
+    """What a dotted key is for; that of a mapping's own entry, such as ``resolution.tiers.low``, is the mapping's."""
+    known = _uses(tree)
+    while key and key not in known:
+        key = key.rpartition(".")[0]
+    return known.get(key, Use.TRAINING)
+
+
+@cache
+def _uses(tree: type[BaseModel], inherited: Use = Use.TRAINING) -> dict[str, Use]:
+    """Dotted key -> its use, of sections too."""
+    found: dict[str, Use] = {}
+    for name, field in tree.model_fields.items():
+        found[name] = next((mark for mark in field.metadata if isinstance(mark, Use)), inherited)
+        section = _section_of(field.annotation)
+        if section is not None:
+            found.update({f"{name}.{key}": use for key, use in _uses(section, found[name]).items()})
+    return found
+
+
 def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (old, new) wherever two trees differ."""
     before, after = (_flatten(tree.model_dump(mode="json")) for tree in (old, new))
@@ -144,7 +162,7 @@ def flatten(config: BaseModel) -> dict[str, Any]:
 
 def config_hash(config: Config) -> str:
     """16 hex digits that two configs share where they ask for the same run, wherever it is shown or tracked."""
-    values = {key: value for key, value in flatten(config).items() if not key.startswith(RUN_ONLY)}
+    values = {key: value for key, value in flatten(config).items() if use_of(key) is not Use.FREE}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from raf_ray.config import Config
-from raf_ray.config.loading import REPLACED_WHOLE, merge, nearest, validate, walk
+from raf_ray.config.loading import REPLACED_WHOLE, merge, nearest, use_of, validate, walk
+from raf_ray.config.tree import Use
 from raf_ray.errors import InputError
 
 Params = dict[str, Any]
@@ -17,9 +18,6 @@ Params = dict[str, Any]
 
 NUMERIC = ("uniform", "loguniform", "quniform", "randint")
 LISTED = ("choice", "grid_search")
-FREE_DATA = ("data.augment", "data.people_per_client", "data.partition", "data.counts", "data.concentration",
-             "data.upsampled")  # fmt: skip
-"""Keys of `data` that leave the people that trials are scored on alone."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +115,16 @@ def _check_key(key: str) -> None:
     inside = any(key.startswith(f"{whole}.") for whole in REPLACED_WHOLE)
     if key not in known and not inside:
         raise InputError(f"param_space: unknown config key '{key}'{nearest(key, known)}")
-    if key == "seed" or (key.startswith("data.") and not key.startswith(FREE_DATA)):
+    use = use_of(key)
+    if use is Use.PEOPLE:
         raise InputError(
             f"param_space: {key} changes the people that trials are scored on, so their scores could not be "
             "compared; set it in base and search once for each value"
         )
-    if key.startswith(("evaluation.", "tracking.", "resources.")) or key in (
-        "federation.engine", "federation.checkpoint_every",
-    ):  # fmt: skip
+    if use is Use.SETTING:
         raise InputError(f"param_space: {key} cannot be searched: it says how trials are run or scored; set it in base")
+    if use is Use.FREE:
+        raise InputError(f"param_space: {key} cannot be searched: no result depends on it; set it in base")
 
 
 def resolve(base: Mapping[str, Any], params: Mapping[str, Any]) -> Config:

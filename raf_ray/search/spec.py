@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from raf_ray.config import Config
-from raf_ray.config.loading import RUN_ONLY, merge, parse_override, preset_path, read_yaml, validate
-from raf_ray.config.tree import Positive, Section
+from raf_ray.config.loading import merge, parse_override, preset_path, read_yaml, use_of, validate
+from raf_ray.config.tree import Positive, Section, Use
 from raf_ray.errors import InputError
 from raf_ray.paths import existing_file
 from raf_ray.plans import asked_sizes, plan_clients
@@ -27,10 +27,6 @@ METRICS = ("score_mean", "score_worst", "score_tiers", "drift_spread", "loss", *
 
 OPTUNA_CHECKED = 64
 """Random draws that are checked beforehand where Optuna will choose."""
-
-FREE_TO_CHANGE = ("num_samples", "max_concurrent_trials", "time_budget_s", "max_failures", "resources.",
-                  *(f"base.{key}" for key in RUN_ONLY))  # fmt: skip
-"""Keys that a resumed search may change: they change no trial."""
 
 
 class AshaConfig(Section):
@@ -74,15 +70,15 @@ class SearchConfig(Section):
     """`asha` stops weak trials early."""
     asha: AshaConfig = AshaConfig()
     """ASHA's own keys."""
-    num_samples: Positive = 1
+    num_samples: Annotated[Positive, Use.FREE] = 1
     """Trials (random: draws, each with the whole grid of its grid_search keys)."""
-    max_concurrent_trials: Positive | None = None
+    max_concurrent_trials: Annotated[Positive | None, Use.FREE] = None
     """Trials at once; null: as many as fit."""
-    time_budget_s: Annotated[float, Field(gt=0)] | None = None
+    time_budget_s: Annotated[Annotated[float, Field(gt=0)] | None, Use.FREE] = None
     """Seconds after which running trials are stopped and none is started; null: none."""
-    max_failures: Annotated[int, Field(ge=0)] = 1
+    max_failures: Annotated[int, Field(ge=0), Use.FREE] = 1
     """Times that a trial whose process or node died goes on from its checkpoint."""
-    resources: TrialResources = TrialResources()
+    resources: Annotated[TrialResources, Use.FREE] = TrialResources()
     """What a trial reserves."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of the draws; the federations' own is base.seed."""
@@ -145,6 +141,13 @@ def load_search(path: Path, words: Sequence[str] = ()) -> Search:
     for word in words:
         merge(values, parse_override(word))
     return check_search(path.stem, values)
+
+
+def may_change(key: str) -> bool:
+    """Whether a resumed search may change a key of its file: no trial depends on it."""
+    if key.startswith("base."):
+        return use_of(key.removeprefix("base.")) is Use.FREE
+    return use_of(key, SearchConfig) is Use.FREE
 
 
 def check_search(name: str, values: Mapping[str, Any]) -> Search:

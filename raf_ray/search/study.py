@@ -28,7 +28,7 @@ from raf_ray.search.answer import score_winner, write_answer
 from raf_ray.search.display import SearchDisplay
 from raf_ray.search.ledger import Entry, Ledger, load_ledger
 from raf_ray.search.placement import Placement, plan_placement
-from raf_ray.search.spec import FREE_TO_CHANGE, Search, SearchConfig
+from raf_ray.search.spec import Search, SearchConfig, may_change
 from raf_ray.search.tracked import tracked
 from raf_ray.tracking.store import check_uri, prepare_store
 
@@ -150,7 +150,7 @@ def _check_same(search: Search, output: Path) -> None:
         raise InputError(f"{output} holds the search '{old.get('name')}', not '{new['name']}'; choose its own folder")
     before = validate(SearchConfig, {k: v for k, v in old.items() if k != "name"})
     after = validate(SearchConfig, {k: v for k, v in new.items() if k != "name"})
-    changed = {k: v for k, v in differences(before, after).items() if not k.startswith(FREE_TO_CHANGE)}
+    changed = {k: v for k, v in differences(before, after).items() if not may_change(k)}
     if changed:
         told = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
