@@ -17,6 +17,7 @@ from raf_ray import assembly
 from raf_ray.assembly import Prepared
 from raf_ray.config import Config, load_config, write_yaml
 from raf_ray.config.loading import differences, use_of
+from raf_ray.config.plain_yaml import shown
 from raf_ray.config.tree import Use
 from raf_ray.errors import InputError, RunError
 from raf_ray.federation.driver import Federation, save_plain
@@ -174,9 +175,9 @@ def check_output(output: Path, config: Config, *, resume: bool, overwrite: bool)
         if use_of(key) is not Use.FREE
     }
     if changed:
-        shown = ", ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:4])
+        told = ", ".join(f"{key} was {shown(old)}, now {shown(new)}" for key, (old, new) in list(changed.items())[:4])
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-        raise InputError(f"cannot resume {output} with another config: {shown}{more}")
+        raise InputError(f"cannot resume {output} with another config: {told}{more}")
     results = folder.results()
     return results if results is not None and results.get("status") == "completed" else None
 

@@ -80,7 +80,7 @@ def test_any_other_key_changes_the_hash_and_stays_as_it_is_on_a_resume(word, tmp
 def test_a_search_varies_what_is_trained_and_nothing_else():
     for key, _ in walk(Config):
         if use_of(key) is not Use.TRAINING:
-            with pytest.raises(InputError, match="cannot be searched|changes the people that trials are scored on"):
+            with pytest.raises(InputError, match=r"cannot be searched|changes the people that trials are scored on"):
                 check_space(parse_space({key: {"choice": [1]}}), {})
     varied = {"data.augment.flip": [0.1], "data.concentration": [0.3], "resolution.tiers.low": ["48x36"],
               "model.name": ["demo"], "algorithm.weighting": ["equal"], "federation.participation": [0.5]}  # fmt: skip

@@ -8,10 +8,13 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+LARGEST_FLOAT = 3.4028235e38
+"""Of 32 bits."""
 IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
 
@@ -37,6 +40,30 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_fit(cls, value: Any, info: ValidationInfo) -> Any:
+        """What torch and numpy cannot hold is refused here, whatever the key; infinity and NaN by its type."""
+        if info.field_name is not None and section_of(cls.model_fields[info.field_name].annotation) is not None:
+            return value  # the section's own keys are looked at one by one
+        items: list[Any] = [value]
+        for item in items:
+            if isinstance(item, int) and not -(2**63) <= item < 2**63:
+                raise PydanticCustomError("too_large", "a number beyond 64 bits; write a smaller one")
+            if isinstance(item, float) and LARGEST_FLOAT < abs(item) < float("inf"):
+                raise PydanticCustomError("too_large", "a number beyond a float of 32 bits; write a smaller one")
+            if isinstance(item, list | tuple | dict):
+                items.extend(item.values() if isinstance(item, dict) else item)
+        return value
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field's type names, where it may be one."""
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
 
 
 class ResolutionConfig(Section):
@@ -253,7 +280,7 @@ class ResourcesConfig(Section):
     """GPU share of a client (0.25: four clients a GPU); 0: CPU."""
     cpus_per_client: Annotated[Literal["auto"] | Annotated[float, Field(gt=0)], Use.FREE] = "auto"
     """CPU share of a client; auto: what the cluster has, shared out, at most 1."""
-    threads: Positive = 1
+    threads: Annotated[int, Field(gt=0, le=1024)] = 1
     """Threads of a client's CPU work; part of the results' bits."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: autocast of forward passes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from pydantic import Field
 
 from raf_ray.config import Config
 from raf_ray.config.loading import merge, parse_override, preset_path, read_yaml, use_of, validate
+from raf_ray.config.plain_yaml import shown
 from raf_ray.config.tree import Positive, Section, Use
 from raf_ray.errors import InputError
 from raf_ray.paths import existing_file
@@ -27,6 +29,10 @@ METRICS = ("score_mean", "score_worst", "score_tiers", "drift_spread", "loss", *
 
 OPTUNA_CHECKED = 64
 """Random draws that are checked beforehand where Optuna will choose."""
+
+
+MOST_TRIALS = 100_000
+"""All of them are drawn and checked beforehand."""
 
 
 class AshaConfig(Section):
@@ -164,7 +170,14 @@ def check_search(name: str, values: Mapping[str, Any]) -> Search:
         drawn = list(draw(space, OPTUNA_CHECKED, config.seed))
         _check_trials(search, drawn)
         return replace(search, drawn=tuple(drawn))
-    drawn = list(draw(_as_grid(space) if config.search_alg == "grid" else space, config.num_samples, config.seed))
+    drawn_from = _as_grid(space) if config.search_alg == "grid" else space
+    asked = config.num_samples * math.prod(len(d.args) for d in drawn_from.values() if d.kind == "grid_search")
+    if asked > MOST_TRIALS:
+        raise InputError(
+            f"the search asks for {shown(asked)} trials, of which at most {MOST_TRIALS:,} can be drawn; lower "
+            "num_samples or list fewer values"
+        )
+    drawn = list(draw(drawn_from, config.num_samples, config.seed))
     unique = list({repr(params): params for params in drawn}.values())
     _check_trials(search, unique)
     return replace(search, planned=tuple(unique), drawn=tuple(unique), repeats=len(drawn) - len(unique))
@@ -174,7 +187,7 @@ def _base_values(base: Mapping[str, Any]) -> dict[str, Any]:
     rest = dict(base)
     presets, file = rest.pop("presets", []), rest.pop("config", None)
     if not isinstance(presets, list):
-        raise InputError(f"base.presets: write a list, such as [demo] (got {presets!r})")
+        raise InputError(f"base.presets: write a list, such as [demo] (got {shown(presets)})")
     values: dict[str, Any] = {}
     for preset in presets:
         merge(values, read_yaml(preset_path(str(preset))))

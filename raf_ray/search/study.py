@@ -17,6 +17,7 @@ from typing import Any
 from raf_ray import assembly
 from raf_ray.config import Config
 from raf_ray.config.loading import differences, dump_yaml, read_yaml, validate
+from raf_ray.config.plain_yaml import shown
 from raf_ray.errors import InputError, RunError
 from raf_ray.experiment import Watcher
 from raf_ray.federation import cluster
@@ -152,7 +153,7 @@ def _check_same(search: Search, output: Path) -> None:
     after = validate(SearchConfig, {k: v for k, v in new.items() if k != "name"})
     changed = {k: v for k, v in differences(before, after).items() if not may_change(k)}
     if changed:
-        told = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:3])
+        told = "; ".join(f"{key} was {shown(old)}, now {shown(new)}" for key, (old, new) in list(changed.items())[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(f"cannot resume {output} with another search: {told}{more}")
 
