@@ -15,6 +15,9 @@ from raf_ray.errors import InputError
 HEATMAP_STRIDE = 4
 """Image pixels per heatmap pixel, on each side (Xiao et al. 2018; kept by ViTPose and by RAF)."""
 
+LARGEST_SIDE = 4096
+"""A choice: what a person is cut at, not what a picture may have."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -45,10 +48,13 @@ class Size:
 
 def parse_size(text: str) -> Size:
     """``"128x96"`` -> Size(128, 96). Raises InputError where the text is no size."""
-    match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", str(text))
+    match = re.fullmatch(r"\s*(\d{1,9})\s*[xX]\s*(\d{1,9})\s*", str(text))
     if not match or int(match[1]) == 0 or int(match[2]) == 0:
-        raise InputError(f"'{text}' is not a size; write height x width in pixels, such as 128x96")
-    return Size(int(match[1]), int(match[2]))
+        raise InputError(f"'{str(text)[:80]}' is not a size; write height x width in pixels, such as 128x96")
+    size = Size(int(match[1]), int(match[2]))
+    if max(size.height, size.width) > LARGEST_SIDE:
+        raise InputError(f"{size} is too large a size; a side has at most {LARGEST_SIDE} pixels")
+    return size
 
 
 def find_size(name: str, tiers: Mapping[str, str], where: str) -> Size:

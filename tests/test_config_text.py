@@ -137,7 +137,11 @@ def test_anchors_aliases_and_merge_keys_are_understood(tmp_path):
         ("a." * 10_000 + "a=1", "unknown key 'a.a."),
         ("x" * 10_000, "is not an override; write key=value"),
         ("seed=\udcff", "it holds the character '\\udcff'"),
-        ("resources.threads=100000", "resources.threads: input should be less than or equal to 1024"),
+        ("resources.threads=100000", "resources.threads: input should be less than or equal to 256"),
+        ("data.people_per_client=1000000000000", "data.people_per_client: input should be less than or equal to 10000"),
+        ("data.val_people=1000000000000", "data.val_people: input should be less than or equal to 1000000"),
+        ("data.synthetic_height=1000000000", "data.synthetic_height: input should be less than or equal to 4096"),
+        ("federation.clients={high: 1000000}", "federation.clients: "),
     ],
     ids=lambda text: text[:30].encode("ascii", "replace").decode(),
 )

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
+People = Annotated[int, Field(gt=0, le=1_000_000)]
+"""A number of people; the bound is a choice, several times what the data sets have."""
 Share = Annotated[float, Field(ge=0, le=1)]
 LARGEST_FLOAT = 3.4028235e38
 """Of 32 bits."""
@@ -99,17 +101,17 @@ class DataConfig(Section):
     """Picture folders below the root, by split; null: the data set's official layout."""
     skeleton: Literal["coco17", "mpii16", "lsp14"] | ImportPath | None = None
     """Joints of a data set in COCO form: a known one or `package.module:SKELETON`; null: the data set's own."""
-    people_per_client: Annotated[Positive | None, Use.TRAINING] = 600
+    people_per_client: Annotated[People | None, Use.TRAINING] = 600
     """Training people a client (of shards: the first); null: all, in equal parts. Not used by `partition: counts`."""
-    val_people: Positive | None = 200
+    val_people: People | None = 200
     """People that rounds are scored on (of shards: the first); null: the whole validation split (synthetic: 200)."""
-    test_people: Positive | None = 400
+    test_people: People | None = 400
     """People that the final table is scored on (of shards: the first); null: the whole test split (synthetic: 400)."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training pictures that become `val` (coco, mpii and their like; shards: as prepared)."""
     partition: Annotated[Literal["equal", "counts", "dirichlet_size", "dirichlet_pose"], Use.TRAINING] = "equal"
     """How clients share the people: same number, `counts`, or non-IID by size or pose cluster (shards: as prepared)."""
-    counts: Annotated[list[Positive] | None, Use.TRAINING] = None
+    counts: Annotated[list[People] | None, Use.TRAINING] = None
     """Training people of each client, in order, for `partition: counts`."""
     concentration: Annotated[float, Field(gt=0), Use.TRAINING] = 0.5
     """Dirichlet concentration; smaller is less alike."""
@@ -119,7 +121,7 @@ class DataConfig(Section):
     """A picture that is missing or cannot be decoded ends the run, or its people are left out and counted."""
     upsampled: Annotated[Literal["keep", "skip"], Use.TRAINING] = "keep"
     """People smaller in the picture than the client's tier: train on them, or leave them out."""
-    synthetic_height: Positive = 160
+    synthetic_height: Annotated[int, Field(gt=0, le=4096)] = 160
     """Smallest height in pixels of a synthetic person's box; larger tiers upsample."""
     cache_mb: Annotated[float, Field(ge=0), Use.FREE] = 4096
     """Memory for a client's pixels; what does not fit is read and cut again every epoch."""
@@ -193,7 +195,7 @@ class AlgorithmConfig(Section):
 class FederationConfig(Section):
     """Who takes part, for how long, and where it runs."""
 
-    clients: list[str] | dict[str, Positive] = ["high", "mid", "low"]
+    clients: list[str] | dict[str, Annotated[int, Field(gt=0, le=10_000)]] = ["high", "mid", "low"]
     """One tier (or HxW) a client, or a number of clients a tier."""
     rounds: Positive = 11
     """Rounds of training."""
@@ -280,7 +282,7 @@ class ResourcesConfig(Section):
     """GPU share of a client (0.25: four clients a GPU); 0: CPU."""
     cpus_per_client: Annotated[Literal["auto"] | Annotated[float, Field(gt=0)], Use.FREE] = "auto"
     """CPU share of a client; auto: what the cluster has, shared out, at most 1."""
-    threads: Annotated[int, Field(gt=0, le=1024)] = 1
+    threads: Annotated[int, Field(gt=0, le=256)] = 1
     """Threads of a client's CPU work; part of the results' bits."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: autocast of forward passes."""
