@@ -113,7 +113,9 @@ def run_prepared(
     finished = check_output(output, prepared.config, resume=resume, overwrite=overwrite)
     if finished is not None:
         return Results(output, finished)
-    checkpoint = folder.load_checkpoint() if resume else None
+    tiers = {plan.name: plan.tier for plan in prepared.plans}
+    rounds = prepared.config.federation.rounds
+    checkpoint = folder.load_checkpoint(prepared.layout, tiers, rounds) if resume else None
     engine = engine or engine_of(prepared, output.name)
     if not resume:
         folder.create(write_yaml(prepared.config), overwrite)

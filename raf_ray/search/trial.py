@@ -82,7 +82,8 @@ def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
             in_trial, with_shared_pixels(setting.shelf, prepared), setting.shares, f"{setting.search.name}-{entry.name}"
         )
     if begun:
-        checkpoint = folder.load_checkpoint()
+        tiers = {plan.name: plan.tier for plan in prepared.plans}
+        checkpoint = folder.load_checkpoint(prepared.layout, tiers, config.federation.rounds)
         reporter.tell_history(0 if checkpoint is None else checkpoint.round)
     run_prepared(
         prepared, folder.path, resume=begun, overwrite=not begun, address=None, engine=engine,
