@@ -109,6 +109,11 @@ def test_numbers_are_read_as_yaml_writes_them():
     assert parse_yaml(text) == [15, 31, 3, 1000, -5, 10, 1000.0, 0.5, 1.0, -float("inf"), 7, "7", 7.0, 2**63 - 1]
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_anchor_may_be_set_anew():
+    assert parse_yaml("[&a 1, *a, &a 2, *a]") == [1, 1, 2, 2]
+
+
 def test_anchors_aliases_and_merge_keys_are_understood(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(

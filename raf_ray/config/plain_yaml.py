@@ -5,10 +5,11 @@ By the rules of YAML 1.2, where `off`, `12:30` and `2026-01-31` are text. No tag
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
@@ -35,7 +36,9 @@ def read(text: str) -> Any:
     if len(text) > MOST_CHARACTERS:
         raise NotPlain(f"is {len(text) / 1e6:.1f} million characters long, which no config is")
     try:
-        node = YAML(typ="safe", pure=True).compose(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # an anchor may be set anew
+            node = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         raise NotPlain(f"is not valid YAML: {_told(error)}") from error
     except ReaderError as error:
