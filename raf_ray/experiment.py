@@ -16,7 +16,9 @@ from rich.console import Console
 from raf_ray import assembly
 from raf_ray.assembly import Prepared
 from raf_ray.config import Config, load_config, write_yaml
-from raf_ray.config.loading import differences
+from raf_ray.config.loading import differences, use_of
+from raf_ray.config.plain_yaml import shown
+from raf_ray.config.tree import Use
 from raf_ray.errors import InputError, RunError
 from raf_ray.federation.driver import Federation, save_plain
 from raf_ray.federation.messages import Event, Failed, Finished
@@ -26,17 +28,6 @@ from raf_ray.paths import given_path
 from raf_ray.plans import expected_pixels
 from raf_ray.report.plots import draw_drift, draw_samples
 from raf_ray.terminal import warn
-
-FREE_TO_CHANGE = (
-    "federation.engine",
-    "federation.checkpoint_every",
-    "resources.cpus_per_client",
-    "resources.dashboard",
-    "resources.profile",
-    "tracking.",
-    "data.cache_mb",
-)
-"""Keys that cannot change results, so a resumed run may change them."""
 
 STOP_SECONDS = 15.0
 
@@ -122,7 +113,9 @@ def run_prepared(
     finished = check_output(output, prepared.config, resume=resume, overwrite=overwrite)
     if finished is not None:
         return Results(output, finished)
-    checkpoint = folder.load_checkpoint() if resume else None
+    tiers = {plan.name: plan.tier for plan in prepared.plans}
+    rounds = prepared.config.federation.rounds
+    checkpoint = folder.load_checkpoint(prepared.layout, tiers, rounds) if resume else None
     engine = engine or engine_of(prepared, output.name)
     if not resume:
         folder.create(write_yaml(prepared.config), overwrite)
@@ -181,12 +174,12 @@ def check_output(output: Path, config: Config, *, resume: bool, overwrite: bool)
     changed = {
         key: values
         for key, values in differences(load_config(file=folder / "config.yaml"), config).items()
-        if not key.startswith(FREE_TO_CHANGE)
+        if use_of(key) is not Use.FREE
     }
     if changed:
-        shown = ", ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:4])
+        told = ", ".join(f"{key} was {shown(old)}, now {shown(new)}" for key, (old, new) in list(changed.items())[:4])
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-        raise InputError(f"cannot resume {output} with another config: {shown}{more}")
+        raise InputError(f"cannot resume {output} with another config: {told}{more}")
     results = folder.results()
     return results if results is not None and results.get("status") == "completed" else None
 

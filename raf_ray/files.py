@@ -32,6 +32,30 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, allow_nan=False, default=float) + "\n")
 
 
+def read_text(path: Path, what: str, remedy: str = "check the path") -> str:
+    """The text of a file of UTF-8, with or without a byte order mark, or of UTF-16 or -32.
+
+    Args:
+        what: names the file in the error, such as ``config file``.
+        remedy: what to do where it is missing.
+
+    Raises InputError, in one sentence, where it is missing, cannot be read or is no text.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist; {remedy}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        return data.decode(json.detect_encoding(data))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{what} {path} is no UTF-8 text (byte {error.start} is 0x{data[error.start]:02x}); save it as UTF-8, or "
+            "check that it is the file you mean"
+        ) from None
+
+
 def read_json(path: Path, what: str, remedy: str = "check the path") -> Any:
     """The content of a JSON file of UTF-8, with or without a byte order mark (or UTF-16 or -32 with one).
 

@@ -15,6 +15,9 @@ from raf_ray.errors import InputError
 HEATMAP_STRIDE = 4
 """Image pixels per heatmap pixel, on each side (Xiao et al. 2018; kept by ViTPose and by RAF)."""
 
+LARGEST_SIDE = 4096
+"""A choice: what a person is cut at, not what a picture may have."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -45,12 +48,14 @@ class Size:
 
 def parse_size(text: str) -> Size:
     """``"128x96"`` -> Size(128, 96). Raises InputError where the text is no size."""
-    text = str(text)
-    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX]\s*(\d{1,6})\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,9})\s*[xX]\s*(\d{1,9})\s*", str(text))
     if not match or int(match[1]) == 0 or int(match[2]) == 0:
-        shown = text if len(text) <= 80 else f"{text[:80]} ..."
+        shown = str(text) if len(str(text)) <= 80 else f"{str(text)[:80]} ..."
         raise InputError(f"'{shown}' is not a size; write height x width in pixels, such as 128x96")
-    return Size(int(match[1]), int(match[2]))
+    size = Size(int(match[1]), int(match[2]))
+    if max(size.height, size.width) > LARGEST_SIDE:
+        raise InputError(f"{size} is too large a size; a side has at most {LARGEST_SIDE} pixels")
+    return size
 
 
 def find_size(name: str, tiers: Mapping[str, str], where: str) -> Size:

@@ -223,7 +223,7 @@ def _conclude(job: str, details: Any, where: str, say: Callable[[str], None]) ->
     if host is not None and not refused:
         name = PurePosixPath(where).name
         say(f"The run's folder is on the cluster's head node ({host}): {where}")
-        say(f"To fetch it: ray rsync-down CLUSTER.yaml '{where}/' runs/{name}/")
+        say(f"To fetch it: mkdir -p runs && ray rsync-down CLUSTER.yaml '{where}/' runs/{name}/")
     if details.status == JobStatus.SUCCEEDED:
         return
     if details.status == JobStatus.STOPPED or details.driver_exit_code == 130:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from raf_ray.data.people import People
+from raf_ray.data.people import People, PictureError
+from raf_ray.data.synthetic import synthetic_people
 from raf_ray.objectives import Loss, heatmap
 
 
@@ -61,3 +64,15 @@ class OneConv(nn.Module):
 
 def no_people(root: str | None, split: str) -> list[People]:
     return []
+
+
+def partly_unreadable(root: str | None, split: str) -> People:
+    """Synthetic people, of whom every fourth has a picture that cannot be read."""
+    people = synthetic_people(0, split, np.arange(48), 60.0)
+
+    def read(row: int) -> np.ndarray:
+        if row % 4 == 1:
+            raise PictureError(f"picture {row} of {split} is missing")
+        return people.read(row)
+
+    return replace(people, read=read)

@@ -56,7 +56,7 @@ def test_what_pip_installs_is_sent_to_the_nodes(path):
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     needed = {"raf_ray", "pyproject.toml", "constraints.txt", project["readme"], *project["license-files"]}
     assert set(mounts.values()) == needed
-    install = read(path)["setup_commands"][-1]
+    install = next(command for command in read(path)["setup_commands"] if "pip install" in command)
     assert "-c constraints.txt -e ." in install and "ray[" in "".join(project["dependencies"])
 
 
@@ -69,6 +69,55 @@ def test_head_and_workers_meet_at_one_port_with_one_kind_of_access(path):
     assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head
     assert all("RAY_AUTH_MODE=disabled ray start" in command for command in (head, worker))
     assert "dashboard-host" not in head  # on the head's localhost only, where `ray dashboard` tunnels to
+
+
+def started(config: dict[str, Any]) -> list[str]:
+    """All commands that start Ray on a node."""
+    return [c for key in COMMANDS for c in config.get(key, []) if "ray start" in c]
+
+
+@each_file
+@pytest.mark.parametrize("lower", ["", "ulimit -Hn 2000;"])
+def test_the_limit_of_open_files_is_raised_as_far_as_the_machine_allows(path, lower):
+    for command in started(read(path)):
+        raising = command.split("activate && ")[1].split(" && ")[0]
+        script = f"ulimit -Sn 1000; {lower} ulimit -Hn; {raising} && ulimit -n"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+        hard, soft = done.stdout.split()
+        assert (done.returncode, soft) == (0, "65536" if hard == "unlimited" or int(hard) > 65536 else hard)
+
+
+def test_on_machines_of_ones_own_the_head_is_not_counted_as_a_worker():
+    """Ray's autoscaler v2 counts it for the provider `local`, and one of the workers never joins."""
+    for path in FILES:
+        config = read(path)
+        heads = [command for command in started(config) if "--head" in command]
+        assert len(heads) == 1
+        assert (config["provider"]["type"] == "local") == bool(
+            re.search(r"RAY_enable_autoscaler_v2=0 .*ray start", heads[0])
+        )
+
+
+def test_on_machines_of_ones_own_ray_down_finds_ray_and_the_file_says_how_workers_are_stopped(tmp_path):
+    """`ray down` runs a plain `ray stop` in a login shell, on the head alone."""
+    path = REPOSITORY / "cluster" / "onprem.yaml"
+    (link,) = [command for command in read(path)["setup_commands"] if ".local/bin" in command]
+    ray = tmp_path / "raf-ray" / ".venv" / "bin" / "ray"
+    ray.parent.mkdir(parents=True)
+    ray.write_text("#!/bin/sh\necho this is ray\n")
+    ray.chmod(0o755)
+    for _ in range(2):  # `ray up` again over what is there
+        subprocess.run(["bash", "-c", link], check=True, env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"})
+    assert subprocess.check_output([tmp_path / ".local" / "bin" / "ray"], text=True) == "this is ray\n"
+    guide = (REPOSITORY / "docs" / "cluster.md").read_text(encoding="utf-8")
+    assert all("raf-ray/.venv/bin/ray stop" in text for text in (path.read_text(encoding="utf-8"), guide))
+
+
+def test_results_are_fetched_into_a_folder_that_is_there():
+    """rsync makes one level of folders only."""
+    for path in (REPOSITORY / "docs" / "cluster.md", REPOSITORY / "raf_ray" / "submit.py"):
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "ray rsync-down" in line]
+        assert lines and all("mkdir -p runs && ray rsync-down" in line for line in lines)
 
 
 def test_the_head_holds_the_checkpoints_and_is_never_on_spot():

@@ -74,3 +74,65 @@ def test_every_left_joint_has_its_mirror_image(skeleton):
     assert len(skeleton.flip_pairs) == len(lefts)
     for left, right in skeleton.flip_pairs:
         assert skeleton.joints[left].replace("left", "right") == skeleton.joints[right]
+
+
+FROM_BORDER = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0]
+small_and_large = pytest.mark.parametrize("size", [Size(64, 48), Size(16, 12), Size(12, 9)], ids=str)
+
+
+@small_and_large
+@pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
+def test_dark_is_exact_at_every_distance_from_a_border_and_never_worse_than_the_quarter_offset(size, side):
+    axis, length = (0, size.width) if side in ("left", "right") else (1, size.height)
+    along = torch.linspace(-0.5, (size.height if axis == 0 else size.width) - 0.5, 97, dtype=torch.float64)
+    for distance in FROM_BORDER:
+        points = torch.empty(1, len(along), 2, dtype=torch.float64)
+        points[0, :, axis] = distance if side in ("left", "top") else length - 1 - distance
+        points[0, :, 1 - axis] = along
+        errors = [(decode(encode(points, size), method)[0] - points).norm(dim=-1) for method in ("dark", "argmax")]
+        assert errors[0].max() < 1e-4
+        assert (errors[0] <= errors[1] + 1e-4).all()
+
+
+@small_and_large
+@pytest.mark.parametrize("sigma", [1.5, 2.0, 3.0])
+def test_near_a_border_dark_is_exact_for_peaks_of_any_width(size, sigma):
+    points = torch.tensor([[[-0.5, -0.5], [0.2, 0.3], [1.3, 0.0], [2.6, 1.9], [size.width - 1.1, size.height - 0.6]]])
+    found, _ = decode(encode(points, size, sigma), "dark")
+    assert (found - points).abs().max() < 1e-3
+
+
+def test_away_from_the_border_dark_is_the_newton_step_of_the_smoothed_log():
+    """Zhang et al. 2020, eq. 9, by numpy and OpenCV on a noisy map."""
+    import cv2
+
+    torch.manual_seed(0)
+    heatmap = (encode(torch.tensor([[[20.3, 30.8]]]), Size(64, 48)) + 0.05 * torch.rand(1, 1, 64, 48)).double()
+    found, _ = decode(heatmap, "dark")
+    logs = np.log(cv2.GaussianBlur(heatmap[0, 0].numpy(), (13, 13), 2.0, borderType=cv2.BORDER_CONSTANT))
+    y, x = np.unravel_index(int(heatmap.argmax()), (64, 48))
+    gy, gx = (np.gradient(logs, axis=axis) for axis in (0, 1))
+    hessian = [[logs[y, x + 1] - 2 * logs[y, x] + logs[y, x - 1], np.gradient(gx, axis=0)[y, x]],
+               [np.gradient(gx, axis=0)[y, x], logs[y + 1, x] - 2 * logs[y, x] + logs[y - 1, x]]]  # fmt: skip
+    expected = np.array([x, y]) - np.linalg.solve(hessian, [gx[y, x], gy[y, x]])
+    assert found[0, 0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [Size(1, 1), Size(2, 2), Size(3, 8), Size(8, 3), Size(12, 9)], ids=str)
+@pytest.mark.parametrize("kind", ["zero", "constant", "negative", "one pixel", "ridge", "noise"])
+def test_dark_stays_within_a_pixel_of_the_peak_whatever_the_map_holds(size, kind):
+    torch.manual_seed(0)
+    maps = torch.zeros(2, 3, size.height, size.width)
+    if kind == "constant":
+        maps += 1
+    if kind in ("negative", "noise"):
+        maps += torch.rand(maps.shape) * (-1 if kind == "negative" else 1)
+    if kind == "one pixel":
+        maps[..., 0, -1] = 1
+    if kind == "ridge":
+        maps[..., 0, :] = 1
+    found, confidence = decode(maps, "dark")
+    place = maps.flatten(2).argmax(-1)
+    peaks = torch.stack([place % size.width, place // size.width], -1)
+    assert found.isfinite().all() and confidence.isfinite().all()
+    assert (found - peaks).abs().max() <= 1

@@ -26,6 +26,13 @@ def test_what_is_no_size_is_refused(text):
         parse_size(text)
 
 
+@pytest.mark.parametrize("text", ["100000x8", "8x4097", "9" * 400 + "x3", "9" * 5000 + "x3"])
+def test_a_size_that_no_memory_holds_is_refused(text):
+    with pytest.raises(InputError, match=r"is too large a size; a side has at most 4096 pixels|is not a size") as error:
+        parse_size(text)
+    assert len(str(error.value)) < 200
+
+
 def test_an_unknown_tier_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'high'"):
         find_size("hihg", TIERS, "federation.clients")

@@ -10,23 +10,23 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from raf_ray.config.tree import Config, Section
+from raf_ray.config import plain_yaml
+from raf_ray.config.plain_yaml import DEEPEST, NotPlain, shown
+from raf_ray.config.tree import Config, Section, Use, section_of
 from raf_ray.errors import InputError
+from raf_ray.files import read_text
 from raf_ray.paths import existing_file
 
 PRESETS = Path(__file__).parent / "presets"
 REPLACED_WHOLE = ("resolution.tiers", "federation.clients", "data.annotations", "data.images")
 """Mappings that a later source replaces instead of merging into."""
-
-RUN_ONLY = ("tracking.", "resources.dashboard", "resources.profile", "federation.checkpoint_every")
-"""Keys that no result depends on: how a run is shown, tracked and kept."""
 
 Tree = TypeVar("Tree", bound=BaseModel)
 
@@ -57,32 +57,41 @@ def load_config(presets: Iterable[str] = (), file: str | Path | None = None, ove
 def parse_override(word: str) -> dict[str, Any]:
     """``"objective.alpha=0.7"`` -> {"objective": {"alpha": 0.7}}; the value is YAML 1.2."""
     key, equals, text = word.partition("=")
+    key = key.strip()
     if not equals or not key:
-        raise InputError(f"'{word}' is not an override; write key=value, such as federation.rounds=10")
-    value: Any = parse_yaml(text, where=f"{key}: ") if text.strip() else ""
-    for part in reversed(key.strip().split(".")):
+        raise InputError(f"{shown(word)} is not an override; write key=value, such as federation.rounds=10")
+    if key.count(".") > DEEPEST:
+        raise InputError(f"unknown key {shown(key)}; no key has so many parts")
+    value: Any = parse_yaml(text, key) if text.strip() else ""
+    for part in reversed(key.split(".")):
         value = {part: value}
     return dict(value)
 
 
-def parse_yaml(text: str, where: str = "") -> Any:
+def parse_yaml(text: str, key: str = "value") -> Any:
+    """A key's value as it is written in a word of the command. Raises InputError naming the key."""
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise InputError(f"{where}'{text}' is not valid YAML: {_first_line(error)}") from error
+        return plain_yaml.read(text)
+    except NotPlain as error:
+        if error.line is None:
+            raise InputError(f"{shown(key)[1:-1]}: {shown(text)} {error}") from error
+        entry = f"{key}.{error.entry}" if error.entry else key
+        raise InputError(f"{shown(entry)[1:-1]}: {error}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    """A file of config keys; an empty one holds none. Raises InputError naming file, line and key."""
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read config file {path}: {error}") from error
-    except YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {_first_line(error)}") from error
+        values = plain_yaml.read(read_text(path, "config file"))
+    except NotPlain as error:
+        if error.line is None:
+            raise InputError(f"{path} {error}") from error
+        entry = f", {error.entry}" if error.entry else ""
+        raise InputError(f"{path}, line {error.line}{entry}: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds no mapping of config keys")
+        raise InputError(f"{path} holds no mapping of config keys; write lines such as seed: 1")
     return values
 
 
@@ -123,11 +132,31 @@ def validate(tree: type[Tree], values: Mapping[str, Any]) -> Tree:
 def walk(tree: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """All (dotted key, pydantic field) pairs below `tree`, in order, without the sections themselves."""
     for name, field in tree.model_fields.items():
-        section = _section_of(field.annotation)
+        section = section_of(field.annotation)
         if section is None or not isinstance(field.default, Section):
             yield f"{prefix}{name}", field
         if section is not None:
             yield from walk(section, f"{prefix}{name}.")
+
+
+def use_of(key: str, tree: type[BaseModel] = Config) -> Use:
+    """What a dotted key is for; that of a mapping's own entry, such as ``resolution.tiers.low``, is the mapping's."""
+    known = _uses(tree)
+    while key and key not in known:
+        key = key.rpartition(".")[0]
+    return known.get(key, Use.TRAINING)
+
+
+@cache
+def _uses(tree: type[BaseModel], inherited: Use = Use.TRAINING) -> dict[str, Use]:
+    """Dotted key -> its use, of sections too."""
+    found: dict[str, Use] = {}
+    for name, field in tree.model_fields.items():
+        found[name] = next((mark for mark in field.metadata if isinstance(mark, Use)), inherited)
+        section = section_of(field.annotation)
+        if section is not None:
+            found.update({f"{name}.{key}": use for key, use in _uses(section, found[name]).items()})
+    return found
 
 
 def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
@@ -144,7 +173,7 @@ def flatten(config: BaseModel) -> dict[str, Any]:
 
 def config_hash(config: Config) -> str:
     """16 hex digits that two configs share where they ask for the same run, wherever it is shown or tracked."""
-    values = {key: value for key, value in flatten(config).items() if not key.startswith(RUN_ONLY)}
+    values = {key: value for key, value in flatten(config).items() if use_of(key) is not Use.FREE}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -159,13 +188,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
-            return candidate
-    return None
-
-
 def _check_keys(
     tree: type[BaseModel], values: Mapping[str, Any], prefix: str = "", root: type[BaseModel] | None = None
 ) -> None:
@@ -174,8 +196,8 @@ def _check_keys(
         here = f"{prefix}{key}"
         field = tree.model_fields.get(str(key))
         if field is None:
-            raise InputError(f"unknown key '{here}'{nearest(here, [name for name, _ in walk(root)])}")
-        section = _section_of(field.annotation)
+            raise InputError(f"unknown key {shown(here)}{nearest(here, [name for name, _ in walk(root)])}")
+        section = section_of(field.annotation)
         if section is None:
             continue
         if isinstance(value, Mapping):
@@ -194,7 +216,7 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return _plain(first)
     key = ".".join(str(part) for part in first["loc"][:2]) if len(same) > 1 else place
-    return f"{key}: {message} (got {first['input']!r})"
+    return f"{key}: {message} (got {shown(first['input'])})"
 
 
 def _plain(error: Any) -> str:
@@ -207,9 +229,5 @@ def _plain(error: Any) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)})"
-
-
-def _first_line(error: YAMLError) -> str:
-    return " ".join(str(error).split())[:200]

@@ -6,12 +6,18 @@ The defaults are those of the `demo` preset: a federation that learns on a CPU i
 from __future__ import annotations
 
 import unicodedata
+from enum import Enum, auto
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[int, Field(gt=0)]
+People = Annotated[int, Field(gt=0, le=1_000_000)]
+"""A number of people; the bound is a choice, several times what the data sets have."""
 Share = Annotated[float, Field(ge=0, le=1)]
+LARGEST_FLOAT = 3.4028235e38
+"""Of 32 bits."""
 IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
 
@@ -36,12 +42,51 @@ def fault_of_name(name: str) -> str | None:
     return None
 
 
+class Use(Enum):
+    """What a key is for, which says who may change it. Beside a field's type; below a section it holds for all keys
+    that say nothing of their own. The default is TRAINING.
+    """
+
+    TRAINING = auto()
+    """Changes what is trained: searches vary it."""
+    PEOPLE = auto()
+    """Changes the people that models are scored on: the same for all trials of a search."""
+    SETTING = auto()
+    """Says how models are run or scored, and can change results, if only their bits: the same for all trials."""
+    FREE = auto()
+    """No result depends on it: a resume may change it, and the config's hash leaves it out."""
+
+
 class Section(BaseModel):
     """A branch of the tree."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_fit(cls, value: Any, info: ValidationInfo) -> Any:
+        """What torch and numpy cannot hold is refused here, whatever the key; infinity and NaN by its type."""
+        if info.field_name is not None and section_of(cls.model_fields[info.field_name].annotation) is not None:
+            return value  # the section's own keys are looked at one by one
+        items: list[Any] = [value]
+        for item in items:
+            if isinstance(item, int) and not -(2**63) <= item < 2**63:
+                raise PydanticCustomError("too_large", "a number beyond 64 bits; write a smaller one")
+            if isinstance(item, float) and LARGEST_FLOAT < abs(item) < float("inf"):
+                raise PydanticCustomError("too_large", "a number beyond a float of 32 bits; write a smaller one")
+            if isinstance(item, list | tuple | dict):
+                items.extend(item.values() if isinstance(item, dict) else item)
+        return value
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field's type names, where it may be one."""
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
 
 
 class ResolutionConfig(Section):
@@ -86,31 +131,31 @@ class DataConfig(Section):
     """Picture folders below the root, by split; null: the data set's official layout."""
     skeleton: Literal["coco17", "mpii16", "lsp14"] | ImportPath | None = None
     """Joints of a data set in COCO form: a known one or `package.module:SKELETON`; null: the data set's own."""
-    people_per_client: Positive | None = 600
+    people_per_client: Annotated[People | None, Use.TRAINING] = 600
     """Training people a client (of shards: the first); null: all, in equal parts. Not used by `partition: counts`."""
-    val_people: Positive | None = 200
+    val_people: People | None = 200
     """People that rounds are scored on (of shards: the first); null: the whole validation split (synthetic: 200)."""
-    test_people: Positive | None = 400
+    test_people: People | None = 400
     """People that the final table is scored on (of shards: the first); null: the whole test split (synthetic: 400)."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training pictures that become `val` (coco, mpii and their like; shards: as prepared)."""
-    partition: Literal["equal", "counts", "dirichlet_size", "dirichlet_pose"] = "equal"
+    partition: Annotated[Literal["equal", "counts", "dirichlet_size", "dirichlet_pose"], Use.TRAINING] = "equal"
     """How clients share the people: same number, `counts`, or non-IID by size or pose cluster (shards: as prepared)."""
-    counts: list[Positive] | None = None
+    counts: Annotated[list[People] | None, Use.TRAINING] = None
     """Training people of each client, in order, for `partition: counts`."""
-    concentration: Annotated[float, Field(gt=0)] = 0.5
+    concentration: Annotated[float, Field(gt=0), Use.TRAINING] = 0.5
     """Dirichlet concentration; smaller is less alike."""
-    augment: AugmentConfig | None = None
+    augment: Annotated[AugmentConfig | None, Use.TRAINING] = None
     """`true` for HRNet's augmentation, its own keys below, or `false`."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """A picture that is missing or cannot be decoded ends the run, or its people are left out and counted."""
-    allow_overlap: bool = False
+    allow_overlap: Annotated[bool, Use.FREE] = False
     """Go on where one picture is in two of train, val and test: scores are then of people that were trained on."""
-    upsampled: Literal["keep", "skip"] = "keep"
+    upsampled: Annotated[Literal["keep", "skip"], Use.TRAINING] = "keep"
     """People smaller in the picture than the client's tier: train on them, or leave them out."""
-    synthetic_height: Positive = 160
+    synthetic_height: Annotated[int, Field(gt=0, le=4096)] = 160
     """Smallest height in pixels of a synthetic person's box; larger tiers upsample."""
-    cache_mb: Annotated[float, Field(ge=0)] = 4096
+    cache_mb: Annotated[float, Field(ge=0), Use.FREE] = 4096
     """Memory for a client's pixels; what does not fit is read and cut again every epoch."""
 
     @field_validator("augment", mode="before")
@@ -184,7 +229,7 @@ class AlgorithmConfig(Section):
 class FederationConfig(Section):
     """Who takes part, for how long, and where it runs."""
 
-    clients: list[str] | dict[str, Positive] = ["high", "mid", "low"]
+    clients: list[str] | dict[str, Annotated[int, Field(gt=0, le=10_000)]] = ["high", "mid", "low"]
     """One tier (or HxW) a client, or a number of clients a tier."""
     rounds: Positive = 11
     """Rounds of training."""
@@ -192,9 +237,9 @@ class FederationConfig(Section):
     """Passes over a client's people in a round."""
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the clients that train in a round, at least one."""
-    engine: Literal["ray", "in_process"] = "ray"
+    engine: Annotated[Literal["ray", "in_process"], Use.FREE] = "ray"
     """Ray actors, or the same clients one after the other in this process, for a debugger; same bits."""
-    checkpoint_every: Positive = 1
+    checkpoint_every: Annotated[Positive, Use.FREE] = 1
     """Rounds between checkpoints, from which --resume goes on."""
 
     @field_validator("clients")
@@ -246,7 +291,7 @@ class EvaluationConfig(Section):
     val_metric: Literal["pckh_0.5", "pckh_neck_0.5", "pck_torso_0.2", "oks_ap"] | None = None
     """Metric of the rounds' scores on `val`, where its people lack what `metric` needs; null: the same."""
     decode: Literal["argmax", "dark"] = "argmax"
-    """Peak with a quarter-pixel offset, or DARK."""
+    """Peak with a quarter-pixel offset, or DARK (near a border: a Gaussian fitted around the peak)."""
     flip_test: bool = False
     """Average with the mirror image's heatmaps."""
     split: Literal["test", "val"] = "test"
@@ -269,15 +314,15 @@ class ResourcesConfig(Section):
 
     gpus_per_client: Annotated[float, Field(ge=0)] = 0.0
     """GPU share of a client (0.25: four clients a GPU); 0: CPU."""
-    cpus_per_client: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    cpus_per_client: Annotated[Literal["auto"] | Annotated[float, Field(gt=0)], Use.FREE] = "auto"
     """CPU share of a client; auto: what the cluster has, shared out, at most 1."""
-    threads: Positive = 1
+    threads: Annotated[int, Field(gt=0, le=256)] = 1
     """Threads of a client's CPU work; part of the results' bits."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: autocast of forward passes."""
-    dashboard: bool = True
+    dashboard: Annotated[bool, Use.FREE] = True
     """Start the Ray dashboard with a private local cluster."""
-    profile: ProfileConfig | None = None
+    profile: Annotated[ProfileConfig | None, Use.FREE] = None
     """Write trace-CLIENT-round-N.json of one client's round, for Perfetto; its keys below, or null."""
 
 
@@ -308,14 +353,14 @@ class Config(Section):
     """One federation."""
 
     resolution: ResolutionConfig = ResolutionConfig()
-    data: DataConfig = DataConfig()
+    data: Annotated[DataConfig, Use.PEOPLE] = DataConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     federation: FederationConfig = FederationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    resources: ResourcesConfig = ResourcesConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    evaluation: Annotated[EvaluationConfig, Use.SETTING] = EvaluationConfig()
+    resources: Annotated[ResourcesConfig, Use.SETTING] = ResourcesConfig()
+    tracking: Annotated[TrackingConfig, Use.FREE] = TrackingConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**63), Use.PEOPLE] = 0
     """Of everything random: data, splits, initial weights, orders, augmentation."""

@@ -234,7 +234,10 @@ class RayPool:
         return {name: states[name] for name in self._clients if states[name] is not None}
 
     def restore(self, states: Mapping[str, Any]) -> None:
-        ray.get([self._clients[name].restore.remote(state) for name, state in states.items()])
+        calls = {self._clients[name].restore.remote(state): name for name, state in states.items()}
+        for name, result in self._arrivals(calls):
+            if isinstance(result, Exception):
+                raise self._failure(name, result, what="cannot go on")
 
     def close(self) -> None:
         for actor in (*self._clients.values(), self._evaluator):

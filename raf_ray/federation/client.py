@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -64,14 +65,19 @@ class Update:
     forward_pixels: int
     """Image pixels that went forward through the model, over all levels."""
     loss: float
-    """Mean of the batches' total losses."""
+    """Mean over the people of their batches' total losses."""
     terms: dict[str, float]
-    """Mean loss terms, `gt_128x96`, `kd_96x72` ..., over the batches that drew the level."""
+    """Mean loss terms, `gt_128x96`, `kd_96x72` ..., over the people whose batches drew the level."""
+    term_people: dict[str, int]
+    """Term -> those people, epochs counted."""
     peak_memory_mb: float
+    """On a GPU the round's largest allocation; on a CPU the process's largest resident memory so far, which cannot
+    be set back and which clients that share a process share."""
     bad_pictures: int
+    """People left out so far, as this process knows."""
     mb_sent: float
     norm: float
-    """L2 norm of (local - global), before the share."""
+    """L2 norm of the weights' (local - global), before the share; norm statistics left out."""
     device: str
     """`cpu` or `cuda`: whose memory `peak_memory_mb` is."""
     trace: bytes | None = None
@@ -120,6 +126,7 @@ class Client:
             RunError: none of the pictures can be read, or the loss is not finite; it names the cause.
         """
         begin = time.perf_counter()
+        _forget_peak_memory(self.device)
         setting = self.training
         rng = np.random.default_rng([setting.seed, 1 + round_index, self.number])
         torch.manual_seed(int(rng.integers(2**62)))
@@ -147,11 +154,11 @@ class Client:
                 if setting.clip is not None:
                     nn.utils.clip_grad_norm_(self.model.parameters(), setting.clip)
                 optimizer.step()
-                losses.add(loss.total)
+                losses.add(loss.total, len(batch))
                 for name, values in (("gt", loss.gt), ("kd", loss.kd)):
                     for level, value in zip(levels[len(levels) - len(values) :] if name == "kd" else levels,
                                             values, strict=False):  # fmt: skip
-                        terms.setdefault(f"{name}_{level.size}", _Mean()).add(value)
+                        terms.setdefault(f"{name}_{level.size}", _Mean()).add(value, len(batch))
                 pixels += len(batch) * sum(level.size.pixels for level in levels)
         mean_loss = losses.value()
         if not len(losses):
@@ -163,7 +170,8 @@ class Client:
             raise RunError(self._cause(mean_loss, state, round_index, losses.first()))
         local = self.layout.read(self.model)
         update = self.layout.floats(local) - self.layout.floats(state)
-        norm = float(torch.linalg.vector_norm(torch.from_numpy(update), dtype=torch.float64))
+        weights = torch.from_numpy(update[: self.layout.count("weights")])
+        norm = float(torch.linalg.vector_norm(weights, dtype=torch.float64))
         update *= np.float32(share)
         return Update(
             client=self.name,
@@ -175,6 +183,7 @@ class Client:
             forward_pixels=pixels,
             loss=mean_loss,
             terms={name: mean.value() for name, mean in terms.items()},
+            term_people={name: mean.people for name, mean in terms.items()},
             peak_memory_mb=_peak_memory_mb(self.device),
             bad_pictures=len(self.batches.bad),
             norm=norm,
@@ -195,8 +204,14 @@ class Client:
         return _on_cpu(self._optimizer.state_dict())
 
     def restore(self, local_state: dict[str, Any]) -> None:
+        """Go on with what `local_state` gave. Raises RunError where that is of another optimiser."""
         self._optimizer = self._new_optimizer()
-        self._optimizer.load_state_dict(local_state)
+        try:
+            self._optimizer.load_state_dict(local_state)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(
+                "what checkpoint.pt keeps of its optimiser does not fit its model; start again with --overwrite"
+            ) from error
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         setting = self.training
@@ -229,13 +244,19 @@ def _on_cpu(value: Any) -> Any:
 
 
 class _Mean:
-    """A mean of scalar tensors that waits for the device only when it is read."""
+    """A mean over people of scalar tensors, one a batch, that waits for the device only when it is read."""
 
     def __init__(self) -> None:
         self._values: list[Tensor] = []
+        self._people: list[int] = []
 
-    def add(self, value: Tensor) -> None:
+    def add(self, value: Tensor, people: int) -> None:
         self._values.append(value.detach())
+        self._people.append(people)
+
+    @property
+    def people(self) -> int:
+        return sum(self._people)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -244,7 +265,16 @@ class _Mean:
         return float(self._values[0])
 
     def value(self) -> float:
-        return float(torch.stack(self._values).double().mean()) if self._values else float("nan")
+        if not self._values:
+            return float("nan")
+        values = torch.stack(self._values).double().tolist()
+        return math.fsum(v * n for v, n in zip(values, self._people, strict=True)) / self.people
+
+
+def _forget_peak_memory(device: torch.device) -> None:
+    """Begin a client's own peak, where the device keeps one that can be set back."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _peak_memory_mb(device: torch.device) -> float:

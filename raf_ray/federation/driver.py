@@ -15,6 +15,7 @@ import numpy as np
 
 from raf_ray.algorithms.fedavg import FedAvg
 from raf_ray.errors import RunError
+from raf_ray.federation.accounting import Account
 from raf_ray.federation.aggregation import ExactSum, UpdateError
 from raf_ray.federation.client import Update
 from raf_ray.federation.cohort import draw_cohort
@@ -81,13 +82,13 @@ class Federation:
     _stopped: threading.Event = field(default_factory=threading.Event)
     _ended: threading.Event = field(default_factory=threading.Event)
     _pool: Pool | None = None
-    _totals: dict[str, float] = field(default_factory=dict)
-    _costs: dict[str, dict[str, float]] = field(default_factory=dict)
     _pending: tuple[int, Any] | None = None
 
     def __post_init__(self) -> None:
-        self._bad: dict[str, int] = {}  # client -> people left out so far
         self._tiers = {member.name: member.tier for member in self.members}
+        self._account = Account(self._tiers, self.schedule.level_sizes, self.layout.num_bytes)
+        if self.checkpoint is not None:
+            self._account.restore(self.checkpoint.account)
 
     def run(self) -> Iterator[Event]:
         """Train and yield what happens. Ends with Finished or Failed; the folder says which."""
@@ -144,13 +145,11 @@ class Federation:
         buffer, first = self.initial, 0
         if self.checkpoint is not None:
             buffer, first = self.checkpoint.buffer, self.checkpoint.round
-            self._totals, self._costs = dict(self.checkpoint.totals), dict(self.checkpoint.costs)
             pool.restore(self.checkpoint.client_states)
-        last = self.checkpoint.round if self.checkpoint is not None else 0
-        for name in ("rounds.csv", "scores.csv"):
-            self.folder.cut_rows_after(name, last)
+        self.folder.cut_rows_after("rounds.csv", first)
+        self.folder.cut_rows_after("scores.csv", first - 1)  # of the round itself they may be missing in part
         state = pool.publish(buffer)
-        if first and self._is_scored(first) and not self._score_rows(first):
+        if first and self._is_scored(first):
             self._pending = (first, pool.submit_score(state, "val", plan.round_sizes, ()))
 
         for index in range(first, plan.rounds):
@@ -179,15 +178,15 @@ class Federation:
                                      update.peak_memory_mb, update.device)  # fmt: skip
             buffer = self._step(buffer, total)
             state = pool.publish(buffer)
-            row = self._account(done, updates, arrived, time.perf_counter() - begin)
-            self.folder.append_rows("rounds.csv", self._round_columns(), [row])
+            row = self._account.add_round(done, updates, arrived, time.perf_counter() - begin)
+            self.folder.append_rows("rounds.csv", self._account.columns(), [row])
             yield RoundFinished(done, plan.rounds, row)
 
             due = self._is_scored(done)
             save = done % plan.checkpoint_every == 0 or done == plan.rounds
             yield from self._collect(pool, wait=due or save)
             if save:
-                self.folder.save_checkpoint(Checkpoint(done, buffer, pool.local_states(), self._totals, self._costs))
+                self.folder.save_checkpoint(Checkpoint(done, buffer, pool.local_states(), self._account.state()))
             if due:
                 self._pending = (done, pool.submit_score(state, "val", plan.round_sizes, ()))
         yield from self._collect(pool, wait=True)
@@ -256,73 +255,15 @@ class Federation:
             ],
         )
 
-    def _score_rows(self, done: int) -> list[dict[str, str]]:
-        return [row for row in self.folder.read_rows("scores.csv") if row["round"] == str(done)]
-
-    def _round_columns(self) -> list[str]:
-        sizes = self.schedule.level_sizes
-        norms = (f"update_norm_{tier}" for tier in dict.fromkeys(self._tiers.values()))
-        return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), *norms, "seconds",
-                "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up"]  # fmt: skip
-
-    def _account(
-        self, done: int, updates: Sequence[Update], arrived: Sequence[float], seconds: float
-    ) -> dict[str, float]:
-        """The round's row, and the running totals by tier.
-
-        `wait_seconds` is the mean over the clients of the time from their answer (`arrived`) to the last one's.
-        """
-        people = sum(u.people for u in updates)
-        pixels = sum(u.forward_pixels for u in updates)
-        up = sum(u.mb_sent for u in updates)
-        row: dict[str, float] = {
-            "round": done,
-            "loss": sum(u.loss * u.people for u in updates) / max(people, 1),
-            "seconds": round(seconds, 4),
-            "wait_seconds": round(sum(arrived[-1] - at for at in arrived) / len(arrived), 4),
-            "people": people,
-            "people_per_s": round(people / seconds, 2),
-            "forward_pixels": pixels,
-            "mb_down": round(len(updates) * self.layout.num_bytes / 1e6, 6),
-            "mb_up": round(up, 6),
-        }
-        for name in {name for u in updates for name in u.terms}:
-            values = [u.terms[name] for u in updates if name in u.terms]
-            row[name] = math.fsum(values) / len(values)
-        norms: dict[str, list[float]] = {}
-        for update in updates:
-            norms.setdefault(self._tiers[update.client], []).append(update.norm)
-        # Summed exactly, since the order in which clients answer must not show.
-        row.update({f"update_norm_{tier}": math.fsum(values) / len(values) for tier, values in norms.items()})
-        for name, value in (("seconds", seconds), ("forward_pixels", pixels), ("mb_up", up),
-                            ("mb_down", row["mb_down"])):  # fmt: skip
-            self._totals[name] = self._totals.get(name, 0) + value
-        for update in updates:
-            tier = self._tiers[update.client]
-            cost = self._costs.setdefault(
-                tier,
-                {"people": 0, "seconds": 0.0, "mb_sent": 0.0, "forward_pixels": 0, "peak_memory_mb": 0.0,
-                 "bad_pictures": 0},
-            )  # fmt: skip
-            cost["people"] += update.people
-            cost["seconds"] += update.seconds
-            cost["mb_sent"] += update.mb_sent
-            cost["forward_pixels"] += update.forward_pixels
-            cost["peak_memory_mb"] = max(cost["peak_memory_mb"], update.peak_memory_mb)
-            self._bad[update.client] = update.bad_pictures
-            cost["bad_pictures"] = sum(n for name, n in self._bad.items() if self._tiers[name] == tier)
-        return row
-
     def _write_trace(self, client: str, done: int, trace: bytes) -> None:
         path = self.folder / trace_name(client, done)
         write_atomically(path, lambda temporary: temporary.write_bytes(gzip.decompress(trace)))
         log.info("trace of client %s in round %d: %s (open it at https://ui.perfetto.dev)", client, done, path)
 
     def _write_results(self, status: str, **more: Any) -> dict[str, Any]:
-        costs = {tier: {**cost, "people_per_s": cost["people"] / cost["seconds"]} for tier, cost in self._costs.items()}
         results = _no_nan(
-            {"status": status, **self.facts, "drift_to_reference": None, **more, "cost_by_tier": costs,
-             "totals": self._totals}
+            {"status": status, **self.facts, "drift_to_reference": None, **more,
+             "cost_by_tier": self._account.costs(), "totals": self._account.totals}
         )  # fmt: skip
         write_json(self.folder / "results.json", results)
         return results

@@ -24,7 +24,10 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "raf_ray_score_ratio": ("Score of the global model, in [0, 1]", ("split", "metric", "resolution")),
     "raf_ray_drift_spread_ratio": ("Best minus mean score over the trained tiers", ("split",)),
     "raf_ray_straggler_wait_seconds": ("Mean time that clients waited for the last one in the last round", ()),
-    "raf_ray_update_norm": ("L2 norm of a client's update in the last round, mean over the tier", ("tier",)),
+    "raf_ray_update_norm": (
+        "L2 norm of a client's change of the weights in the last round, mean over the tier's people",
+        ("tier",),
+    ),
     "raf_ray_client_memory_peak_bytes": (
         "Largest peak memory of the tier's clients: allocated on the GPU (cuda) or resident (cpu)",
         ("tier", "device"),

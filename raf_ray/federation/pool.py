@@ -63,7 +63,7 @@ class Pool(Protocol):
         """What clients keep between rounds, for a checkpoint."""
 
     def restore(self, states: Mapping[str, Any]) -> None:
-        """Give clients back what `local_states` returned."""
+        """Give clients back what `local_states` returned. Raises RunError where it does not fit one."""
 
     def close(self) -> None: ...
 
@@ -113,7 +113,10 @@ class InProcessPool:
 
     def restore(self, states: Mapping[str, Any]) -> None:
         for name, state in states.items():
-            self._clients[name].restore(state)
+            try:
+                self._clients[name].restore(state)
+            except RunError as error:
+                raise RunError(f"client {name} (tier {self._members[name].tier}) cannot go on: {error}") from error
 
     def close(self) -> None:
         self._clients.clear()

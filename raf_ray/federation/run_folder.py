@@ -6,26 +6,32 @@ import contextlib
 import csv
 import fcntl
 import io
-import json
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from raf_ray.errors import InputError
-from raf_ray.files import write_atomically, write_json, write_text
+from raf_ray.federation.accounting import Account
+from raf_ray.files import read_json, read_text, write_atomically, write_json, write_text
+
+if TYPE_CHECKING:
+    from raf_ray.federation.state import Layout
 
 FILES = ("config.yaml", "results.json", "rounds.csv", "scores.csv", "model.pt", "checkpoint.pt", "drift.png",
          "samples.png", "run.log", "mlflow.jsonl", "mlflow.sent.json")  # fmt: skip
 
 TRACES = re.compile(r"\.?trace-.+-round-\d+(\.\d+)?\.json")
 """Profiler traces and their temporary neighbours; see `raf_ray.federation.tracing`."""
+
+
+RESTORE = "put back the one that the run wrote, or start again with --overwrite"
 
 
 def _is_ours(name: str) -> bool:
@@ -43,9 +49,8 @@ class Checkpoint:
     """(num_bytes,) uint8 global state"""
     client_states: dict[str, Any]
     """Client name -> what it keeps between rounds"""
-    totals: dict[str, float]
-    costs: dict[str, dict[str, float]]
-    """Tier -> running cost sums"""
+    account: dict[str, Any]
+    """`raf_ray.federation.accounting.Account.state`"""
 
 
 @dataclass(frozen=True)
@@ -124,25 +129,28 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def read_rows(self, name: str) -> list[dict[str, str]]:
+        """The rows of a CSV file; none where it is missing. Raises InputError where it is no text."""
         path = self / name
         if not path.exists():
             return []
-        with open(path, encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        return rows_of(path, read_text(path, "table").splitlines(keepends=True))
 
     def cut_rows_after(self, name: str, last_round: int) -> None:
         """Drop the rows of rounds after `last_round` (and a half-written last line)."""
         path = self / name
-        if not path.exists():
-            return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        header, kept = lines[:1], []
-        column = header[0].strip().split(",").index("round") if header else 0
-        for line in lines[1:]:
-            cell = line.split(",")[column]
-            if line.endswith("\n") and cell.isdigit() and int(cell) <= last_round:
-                kept.append(line)
-        write_text(path, "".join(header + kept))
+        if path.exists():
+            write_text(path, "".join(_lines_until(read_text(path, "table"), last_round)))
+
+    def check_rows(self, last_round: int) -> None:
+        """Raise InputError where rounds.csv or scores.csv does not hold what a run to `last_round` wrote."""
+        for name in ("rounds.csv", "scores.csv"):
+            path = self / name
+            if not path.exists() and (last_round == 0 or name == "scores.csv"):
+                continue
+            rows = rows_of(path, _lines_until(read_text(path, "table"), last_round))
+            if name == "rounds.csv" and [int(row["round"]) for row in rows] != list(range(1, last_round + 1)):
+                raise InputError(f"{path} does not hold the rounds 1 to {last_round} once each; {RESTORE}")
+            check_cells(path, rows)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         import torch
@@ -151,23 +159,36 @@ class RunFolder:
             "round": checkpoint.round,
             "buffer": torch.from_numpy(np.array(checkpoint.buffer)),
             "client_states": checkpoint.client_states,
-            "totals": checkpoint.totals,
-            "costs": checkpoint.costs,
+            "account": checkpoint.account,
         }
         write_atomically(self / "checkpoint.pt", lambda path: torch.save(values, path))
 
-    def load_checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint, or None where the run ended before its first."""
+    def load_checkpoint(self, layout: Layout, tiers: Mapping[str, str], rounds: int) -> Checkpoint | None:
+        """The last checkpoint, or None where the run ended before its first.
+
+        Args:
+            layout: of the run's model.
+            tiers: client -> tier, of the run's clients.
+            rounds: of the whole run.
+
+        Raises InputError where it cannot be read, or is of another run.
+        """
         import torch
 
         path = self / "checkpoint.pt"
         if not path.exists():
+            self.check_rows(0)
             return None
         try:
             values = torch.load(path, weights_only=True, map_location="cpu")
-            return Checkpoint(**{**values, "buffer": values["buffer"].numpy()})
         except Exception as error:  # torch raises a different type for every kind of damage
             raise InputError(f"{path} cannot be read ({type(error).__name__}); start again with --overwrite") from error
+        try:
+            checkpoint = _checkpoint_of(values, layout, tiers, rounds)
+        except ValueError as error:
+            raise InputError(f"{path} is not this run's: {error}; start again with --overwrite") from error
+        self.check_rows(checkpoint.round)
+        return checkpoint
 
     def mark_ended(self, status: str, cause: str) -> None:
         """Where results.json still says `running`, say how the run ended: its driver could not."""
@@ -177,11 +198,83 @@ class RunFolder:
                 write_json(self / "results.json", {**results, "status": status, "error": cause})
 
     def results(self) -> dict[str, Any] | None:
+        """results.json, or None where there is none. Raises InputError where it is damaged."""
         path = self / "results.json"
         if not path.exists():
             return None
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from error
-        return dict(values)
+        values = read_json(path, "results file")
+        if not isinstance(values, dict) or not isinstance(values.get("status"), str):
+            raise InputError(
+                f"results file {path} is no run's: it has no status; remove it, and --resume writes it anew"
+            )
+        return values
+
+
+def _checkpoint_of(values: Any, layout: Layout, tiers: Mapping[str, str], rounds: int) -> Checkpoint:
+    """What a checkpoint file holds, checked. Raises ValueError saying what is wrong."""
+    names = {field.name for field in fields(Checkpoint)}
+    if not isinstance(values, dict) or not names & set(values):
+        raise ValueError("it is no checkpoint")
+    if set(values) != names:
+        odd = sorted(map(str, names ^ set(values)))[0]
+        raise ValueError(f"it holds {'no' if odd in names else 'a'} '{odd[:40]}', as one of another version of raf-ray")
+    done, buffer, states, account = (values[name] for name in ("round", "buffer", "client_states", "account"))
+    if type(done) is not int or not 1 <= done <= rounds:
+        raise ValueError(f"its round is {done!r:.40}, of {rounds} rounds")
+    shape = tuple(getattr(buffer, "shape", ()))
+    if str(getattr(buffer, "dtype", "")) != "torch.uint8" or shape != (layout.num_bytes,):
+        raise ValueError(f"its state is not the {layout.num_bytes} bytes of this model")
+    if not np.isfinite(layout.floats(buffer.numpy())).all():
+        raise ValueError("its state holds NaN or Inf")
+    if not isinstance(states, dict) or not set(states) <= set(tiers):
+        raise ValueError("its clients are others")
+    for name, kept in states.items():
+        if not isinstance(kept, dict):
+            raise ValueError(f"what its client {name} keeps is no mapping")
+    if not isinstance(account, dict):
+        raise ValueError("it holds no totals")
+    Account(tiers, (), 0).restore(account)
+    return Checkpoint(done, buffer.numpy(), states, account)
+
+
+def _lines_until(text: str, last_round: int) -> list[str]:
+    """A table's header and its whole lines of rounds up to `last_round`."""
+    lines = text.splitlines(keepends=True)
+    header = lines[0].strip().split(",") if lines else []
+    if "round" not in header:
+        return []
+    column, kept = header.index("round"), lines[:1]
+    for line in lines[1:]:
+        cells = line.rstrip("\r\n").split(",")
+        cell = cells[column] if len(cells) > column else ""
+        if line.endswith("\n") and cell.isdecimal() and len(cell) < 19 and int(cell) <= last_round:
+            kept.append(line)
+    return kept
+
+
+def rows_of(path: Path, lines: Iterable[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file's lines, header first. Raises InputError where they are no table."""
+    try:
+        return list(csv.DictReader(lines))
+    except csv.Error as error:
+        raise InputError(f"{path} is damaged ({error}); {RESTORE}") from error
+
+
+def check_cells(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise InputError where a row of rounds.csv or scores.csv has cells too many or too few, or no number in one."""
+    for row in rows:
+        for column, cell in row.items():
+            is_text = path.name == "scores.csv" and column in ("split", "resolution", "metric")
+            is_empty = path.name == "rounds.csv" and cell == "" and column != "round"
+            if column is None or cell is None or not (is_text or is_empty or _is_number(cell, column == "round")):
+                raise InputError(
+                    f"{path} is damaged at round {str(row.get('round'))[:20]}, {column or 'its end'}; {RESTORE}"
+                )
+
+
+def _is_number(text: str, whole: bool) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.isdecimal() or not whole

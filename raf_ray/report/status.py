@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,8 @@ from rich.text import Text
 
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
+from raf_ray.federation.run_folder import check_cells, rows_of
+from raf_ray.files import read_json, read_text
 from raf_ray.report.plots import METRIC_NAMES
 from raf_ray.report.search import unbeaten
 
@@ -245,17 +245,19 @@ def _points(value: float | None) -> str:
 
 
 def _whole_rows(path: Path) -> tuple[dict[str, str], ...]:
-    """The lines of a CSV file that are written to their end."""
+    """The lines of a CSV file that are written to their end. Raises InputError where they are damaged."""
     if not path.exists():
         return ()
-    text = path.read_text(encoding="utf-8")
-    return tuple(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    text = read_text(path, "table")
+    rows = rows_of(path, text[: text.rfind("\n") + 1].splitlines())
+    check_cells(path, rows)
+    return tuple(rows)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    values = read_json(path, "file")
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is no run's or search's: it holds a {type(values).__name__}")
+    return values

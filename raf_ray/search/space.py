@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from raf_ray.config import Config
-from raf_ray.config.loading import REPLACED_WHOLE, merge, nearest, validate, walk
+from raf_ray.config.loading import REPLACED_WHOLE, merge, nearest, use_of, validate, walk
+from raf_ray.config.plain_yaml import shown
+from raf_ray.config.tree import Use
 from raf_ray.errors import InputError
 
 Params = dict[str, Any]
@@ -17,9 +19,6 @@ Params = dict[str, Any]
 
 NUMERIC = ("uniform", "loguniform", "quniform", "randint")
 LISTED = ("choice", "grid_search")
-FREE_DATA = ("data.augment", "data.people_per_client", "data.partition", "data.counts", "data.concentration",
-             "data.upsampled")  # fmt: skip
-"""Keys of `data` that leave the people that trials are scored on alone."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def _domain(key: str, entry: Any) -> Domain:
         raise InputError(f"param_space.{key}: write one domain, such as {{uniform: [0, 1]}} (known: {kinds})")
     kind, args = next(iter(entry.items()))
     if kind not in (*NUMERIC, *LISTED):
-        raise InputError(f"param_space.{key}: unknown domain '{kind}' (known: {kinds})")
+        raise InputError(f"param_space.{key}: unknown domain {shown(kind)} (known: {kinds})")
     if not isinstance(args, list) or not args:
         raise InputError(f"param_space.{key}: {kind} needs a list of values")
     if kind in NUMERIC:
@@ -84,21 +83,23 @@ def _domain(key: str, entry: Any) -> Domain:
         numbers = [a for a in args if isinstance(a, int | float) and not isinstance(a, bool) and math.isfinite(a)]
         if len(numbers) != len(args) or len(args) != wanted or not args[0] < args[1]:
             words = "low, high and step" if wanted == 3 else "low and high"
-            raise InputError(f"param_space.{key}: {kind} needs {words}, low below high (got {args})")
+            raise InputError(f"param_space.{key}: {kind} needs {words}, low below high (got {shown(args)})")
         if kind == "loguniform" and args[0] <= 0:
-            raise InputError(f"param_space.{key}: loguniform needs low above 0 (got {args[0]})")
+            raise InputError(f"param_space.{key}: loguniform needs low above 0 (got {shown(args[0])})")
         if kind == "quniform" and (args[2] <= 0 or not _on_steps(args)):
             raise InputError(
-                f"param_space.{key}: quniform needs a step above 0 of which low and high are multiples (got {args})"
+                f"param_space.{key}: quniform needs a step above 0 of which low and high are multiples "
+                f"(got {shown(args)})"
             )
         if kind == "randint" and any(a != int(a) for a in args):
-            raise InputError(f"param_space.{key}: randint needs whole numbers (got {args})")
+            raise InputError(f"param_space.{key}: randint needs whole numbers (got {shown(args)})")
     return Domain(kind, tuple(args))
 
 
 def _on_steps(args: list[float]) -> bool:
     """Tune's rule: both ends are multiples of the step."""
-    return all(abs(end / args[2] - round(end / args[2])) < 1e-9 for end in args[:2])
+    steps = [end / args[2] for end in args[:2]]
+    return all(math.isfinite(count) and abs(count - round(count)) < 1e-9 for count in steps)
 
 
 def check_space(space: Mapping[str, Domain], base: Mapping[str, Any]) -> None:
@@ -109,23 +110,24 @@ def check_space(space: Mapping[str, Domain], base: Mapping[str, Any]) -> None:
             try:
                 resolve(base, {key: value})
             except InputError as error:
-                raise InputError(f"param_space.{key}: {label(value)}: {error}") from error
+                raise InputError(f"param_space.{key}: {str(label(value))[:80]}: {error}") from error
 
 
 def _check_key(key: str) -> None:
     known = [name for name, _ in walk(Config)]
     inside = any(key.startswith(f"{whole}.") for whole in REPLACED_WHOLE)
     if key not in known and not inside:
-        raise InputError(f"param_space: unknown config key '{key}'{nearest(key, known)}")
-    if key == "seed" or (key.startswith("data.") and not key.startswith(FREE_DATA)):
+        raise InputError(f"param_space: unknown config key {shown(key)}{nearest(key, known)}")
+    use = use_of(key)
+    if use is Use.PEOPLE:
         raise InputError(
             f"param_space: {key} changes the people that trials are scored on, so their scores could not be "
             "compared; set it in base and search once for each value"
         )
-    if key.startswith(("evaluation.", "tracking.", "resources.")) or key in (
-        "federation.engine", "federation.checkpoint_every",
-    ):  # fmt: skip
+    if use is Use.SETTING:
         raise InputError(f"param_space: {key} cannot be searched: it says how trials are run or scored; set it in base")
+    if use is Use.FREE:
+        raise InputError(f"param_space: {key} cannot be searched: no result depends on it; set it in base")
 
 
 def resolve(base: Mapping[str, Any], params: Mapping[str, Any]) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from raf_ray.config import Config
-from raf_ray.config.loading import RUN_ONLY, merge, parse_override, preset_path, read_yaml, validate
-from raf_ray.config.tree import Positive, Section
+from raf_ray.config.loading import merge, parse_override, preset_path, read_yaml, use_of, validate
+from raf_ray.config.plain_yaml import shown
+from raf_ray.config.tree import Positive, Section, Use
 from raf_ray.errors import InputError
 from raf_ray.paths import existing_file
 from raf_ray.plans import asked_sizes, plan_clients
@@ -28,9 +30,9 @@ METRICS = ("score_mean", "score_worst", "score_tiers", "drift_spread", "loss", *
 OPTUNA_CHECKED = 64
 """Random draws that are checked beforehand where Optuna will choose."""
 
-FREE_TO_CHANGE = ("num_samples", "max_concurrent_trials", "time_budget_s", "max_failures", "resources.",
-                  *(f"base.{key}" for key in RUN_ONLY))  # fmt: skip
-"""Keys that a resumed search may change: they change no trial."""
+
+MOST_TRIALS = 100_000
+"""All of them are drawn and checked beforehand."""
 
 
 class AshaConfig(Section):
@@ -74,15 +76,15 @@ class SearchConfig(Section):
     """`asha` stops weak trials early."""
     asha: AshaConfig = AshaConfig()
     """ASHA's own keys."""
-    num_samples: Positive = 1
+    num_samples: Annotated[Positive, Use.FREE] = 1
     """Trials (random: draws, each with the whole grid of its grid_search keys)."""
-    max_concurrent_trials: Positive | None = None
+    max_concurrent_trials: Annotated[Positive | None, Use.FREE] = None
     """Trials at once; null: as many as fit."""
-    time_budget_s: Annotated[float, Field(gt=0)] | None = None
+    time_budget_s: Annotated[Annotated[float, Field(gt=0)] | None, Use.FREE] = None
     """Seconds after which running trials are stopped and none is started; null: none."""
-    max_failures: Annotated[int, Field(ge=0)] = 1
+    max_failures: Annotated[int, Field(ge=0), Use.FREE] = 1
     """Times that a trial whose process or node died goes on from its checkpoint."""
-    resources: TrialResources = TrialResources()
+    resources: Annotated[TrialResources, Use.FREE] = TrialResources()
     """What a trial reserves."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of the draws; the federations' own is base.seed."""
@@ -147,6 +149,13 @@ def load_search(path: Path, words: Sequence[str] = ()) -> Search:
     return check_search(path.stem, values)
 
 
+def may_change(key: str) -> bool:
+    """Whether a resumed search may change a key of its file: no trial depends on it."""
+    if key.startswith("base."):
+        return use_of(key.removeprefix("base.")) is Use.FREE
+    return use_of(key, SearchConfig) is Use.FREE
+
+
 def check_search(name: str, values: Mapping[str, Any]) -> Search:
     """A search from a file's values. Raises InputError for what is wrong with it."""
     config = validate(SearchConfig, values)
@@ -161,7 +170,14 @@ def check_search(name: str, values: Mapping[str, Any]) -> Search:
         drawn = list(draw(space, OPTUNA_CHECKED, config.seed))
         _check_trials(search, drawn)
         return replace(search, drawn=tuple(drawn))
-    drawn = list(draw(_as_grid(space) if config.search_alg == "grid" else space, config.num_samples, config.seed))
+    drawn_from = _as_grid(space) if config.search_alg == "grid" else space
+    asked = config.num_samples * math.prod(len(d.args) for d in drawn_from.values() if d.kind == "grid_search")
+    if asked > MOST_TRIALS:
+        raise InputError(
+            f"the search asks for {shown(asked)} trials, of which at most {MOST_TRIALS:,} can be drawn; lower "
+            "num_samples or list fewer values"
+        )
+    drawn = list(draw(drawn_from, config.num_samples, config.seed))
     unique = list({repr(params): params for params in drawn}.values())
     _check_trials(search, unique)
     return replace(search, planned=tuple(unique), drawn=tuple(unique), repeats=len(drawn) - len(unique))
@@ -171,7 +187,7 @@ def _base_values(base: Mapping[str, Any]) -> dict[str, Any]:
     rest = dict(base)
     presets, file = rest.pop("presets", []), rest.pop("config", None)
     if not isinstance(presets, list):
-        raise InputError(f"base.presets: write a list, such as [demo] (got {presets!r})")
+        raise InputError(f"base.presets: write a list, such as [demo] (got {shown(presets)})")
     values: dict[str, Any] = {}
     for preset in presets:
         merge(values, read_yaml(preset_path(str(preset))))

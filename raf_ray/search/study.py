@@ -17,6 +17,7 @@ from typing import Any
 from raf_ray import assembly
 from raf_ray.config import Config
 from raf_ray.config.loading import differences, dump_yaml, read_yaml, validate
+from raf_ray.config.plain_yaml import shown
 from raf_ray.errors import InputError, RunError
 from raf_ray.experiment import Watcher
 from raf_ray.federation import cluster
@@ -28,7 +29,7 @@ from raf_ray.search.answer import score_winner, write_answer
 from raf_ray.search.display import SearchDisplay
 from raf_ray.search.ledger import Entry, Ledger, load_ledger
 from raf_ray.search.placement import Placement, plan_placement
-from raf_ray.search.spec import FREE_TO_CHANGE, Search, SearchConfig
+from raf_ray.search.spec import Search, SearchConfig, may_change
 from raf_ray.search.tracked import tracked
 from raf_ray.sources import picture_notes
 from raf_ray.tracking.store import check_uri, prepare_store
@@ -156,9 +157,9 @@ def _check_same(search: Search, output: Path) -> None:
         raise InputError(f"{output} holds the search '{old.get('name')}', not '{new['name']}'; choose its own folder")
     before = validate(SearchConfig, {k: v for k, v in old.items() if k != "name"})
     after = validate(SearchConfig, {k: v for k, v in new.items() if k != "name"})
-    changed = {k: v for k, v in differences(before, after).items() if not k.startswith(FREE_TO_CHANGE)}
+    changed = {k: v for k, v in differences(before, after).items() if not may_change(k)}
     if changed:
-        told = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in list(changed.items())[:3])
+        told = "; ".join(f"{key} was {shown(old)}, now {shown(new)}" for key, (old, new) in list(changed.items())[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(f"cannot resume {output} with another search: {told}{more}")
 

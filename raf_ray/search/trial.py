@@ -21,7 +21,7 @@ from raf_ray.federation.driver import Federation
 from raf_ray.federation.messages import Event, RoundFinished, Scored
 from raf_ray.federation.meters import Meters, metered
 from raf_ray.federation.names import new_namespace
-from raf_ray.federation.run_folder import RunFolder
+from raf_ray.federation.run_folder import RunFolder, check_cells
 from raf_ray.files import write_json
 from raf_ray.metrics.drift import drift_spread
 from raf_ray.plans import asked_sizes, plan_clients, trained_sizes
@@ -82,7 +82,8 @@ def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
             in_trial, with_shared_pixels(setting.shelf, prepared), setting.shares, f"{setting.search.name}-{entry.name}"
         )
     if begun:
-        checkpoint = folder.load_checkpoint()
+        tiers = {plan.name: plan.tier for plan in prepared.plans}
+        checkpoint = folder.load_checkpoint(prepared.layout, tiers, config.federation.rounds)
         reporter.tell_history(0 if checkpoint is None else checkpoint.round)
     run_prepared(
         prepared, folder.path, resume=begun, overwrite=not begun, address=None, engine=engine,
@@ -121,6 +122,7 @@ class Reporter:
         """Report the scored rounds of the run folder again, to round `last`, marked as replayed."""
         for name in ("rounds.csv", "scores.csv"):
             self.folder.cut_rows_after(name, last)  # and a line that a power cut left half-written
+            check_cells(self.folder / name, self.folder.read_rows(name))
         for row in self.folder.read_rows("rounds.csv"):
             self._rows.append({key: float(value) for key, value in row.items() if value})
         scores: dict[int, dict[str, float]] = {}

@@ -1,0 +1,144 @@
+"""What a run's rounds came to: the rows of rounds.csv, and the totals and costs by tier of results.json.
+
+One rule for every mean: what a client reports weighs by the people it is a mean over, and sums are exact, so that the
+order in which clients answer does not show. Columns of rounds.csv, in order:
+
+    round           from 1
+    loss            mean over the people that were trained on (epochs counted) of their batches' total losses
+    gt_HxW, kd_HxW  the loss's terms at a level, against target and teacher: mean over the people whose batch drew it
+    update_norm_T   L2 norm of a client's change of the weights, before its share: mean over tier T's people. Norm
+                    statistics (running means and variances) are no weights. Empty where none of T took part
+    seconds         from the broadcast to the next state
+    wait_seconds    from a client's answer to the last one's, mean over the clients
+    people          trained on, epochs counted
+    people_per_s    of the round
+    forward_pixels  image pixels that went through the models, all levels
+    mb_down, mb_up  states sent to clients, updates sent back
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raf_ray.federation.client import Update
+
+TOTALS = ("seconds", "forward_pixels", "mb_up", "mb_down")
+COSTS = ("people", "seconds", "mb_sent", "forward_pixels", "peak_memory_mb", "bad_pictures")
+
+
+@dataclass
+class Account:
+    """Running sums over the rounds. `state` is all of it: a resumed run that is given it back tells the same."""
+
+    tiers: Mapping[str, str]
+    """Client -> its tier, of all clients."""
+    level_sizes: Sequence[str]
+    """All sizes that some client trains on."""
+    state_bytes: int
+    """Of the global state that each client is sent."""
+    totals: dict[str, float] = field(default_factory=dict)
+    """Of `TOTALS`; empty before the first round."""
+    _costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Tier -> sums of `COSTS`, of the tiers that have trained."""
+    _bad: dict[str, int] = field(default_factory=dict)
+    """Client -> its people left out, as it last said: a new process knows of them only when it has trained."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain containers, for a checkpoint."""
+        return {
+            "totals": dict(self.totals),
+            "costs": {t: dict(c) for t, c in self._costs.items()},
+            "bad": {**self._bad},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave. Raises ValueError where that is of no such run."""
+        totals, costs, bad = (state.get(name, {}) for name in ("totals", "costs", "bad"))
+        if not all(isinstance(values, dict) for values in (totals, costs, bad)):
+            raise ValueError("its totals are no mappings")
+        if set(state) != {"totals", "costs", "bad"} or not set(costs) <= set(self.tiers.values()):
+            raise ValueError("its totals are not those of these clients")
+        if not (_are_numbers(totals, TOTALS) and all(_are_numbers(cost, COSTS) for cost in costs.values())):
+            raise ValueError("its totals are no numbers")
+        if not _are_numbers(bad, tuple(bad)) or not set(bad) <= set(self.tiers):
+            raise ValueError("its counts of pictures are not those of these clients")
+        self.totals, self._bad = dict(totals), dict(bad)
+        self._costs = {tier: dict(cost) for tier, cost in costs.items()}
+
+    def columns(self) -> list[str]:
+        sizes = self.level_sizes
+        norms = (f"update_norm_{tier}" for tier in dict.fromkeys(self.tiers.values()))
+        return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), *norms, "seconds",
+                "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up"]  # fmt: skip
+
+    def add_round(
+        self, done: int, updates: Sequence[Update], arrived: Sequence[float], seconds: float
+    ) -> dict[str, Any]:
+        """Count a round in; its row.
+
+        Args:
+            done: the round, from 1.
+            updates: of all its clients; their states are not looked at.
+            arrived: when each answered, in seconds of any clock.
+            seconds: of the whole round.
+        """
+        people = sum(update.people for update in updates)
+        row: dict[str, Any] = {
+            "round": done,
+            "loss": _mean((update.loss, update.people) for update in updates),
+            "seconds": round(seconds, 4),
+            "wait_seconds": round(math.fsum(max(arrived) - at for at in arrived) / len(arrived), 4),
+            "people": people,
+            "people_per_s": round(people / seconds, 2),
+            "forward_pixels": sum(update.forward_pixels for update in updates),
+            "mb_down": round(len(updates) * self.state_bytes / 1e6, 6),
+            "mb_up": round(math.fsum(update.mb_sent for update in updates), 6),
+        }
+        for name in sorted({name for update in updates for name in update.terms}):
+            drawn = [update for update in updates if name in update.terms]
+            row[name] = _mean((update.terms[name], update.term_people[name]) for update in drawn)
+        for tier in dict.fromkeys(self.tiers.values()):
+            own = [update for update in updates if self.tiers[update.client] == tier]
+            if own:
+                row[f"update_norm_{tier}"] = _mean((update.norm, update.people) for update in own)
+                self._add_costs(tier, own)
+        for name in TOTALS:
+            self.totals[name] = self.totals.get(name, 0) + (seconds if name == "seconds" else row[name])
+        return row
+
+    def costs(self) -> dict[str, dict[str, float]]:
+        """Tier -> what its clients cost so far, in the tiers' order."""
+        return {
+            tier: {**cost, "people_per_s": cost["people"] / cost["seconds"]}
+            for tier in dict.fromkeys(self.tiers.values())
+            if (cost := self._costs.get(tier)) is not None
+        }
+
+    def _add_costs(self, tier: str, updates: Sequence[Update]) -> None:
+        cost = self._costs.setdefault(tier, dict.fromkeys(COSTS, 0))
+        for name in ("people", "seconds", "mb_sent", "forward_pixels"):
+            cost[name] += _sum(getattr(update, name) for update in updates)
+        cost["peak_memory_mb"] = max(cost["peak_memory_mb"], *(update.peak_memory_mb for update in updates))
+        self._bad.update({update.client: update.bad_pictures for update in updates})
+        cost["bad_pictures"] = sum(count for name, count in self._bad.items() if self.tiers[name] == tier)
+
+
+def _mean(pairs: Iterable[tuple[float, int]]) -> float:
+    """Of (value, weight) pairs."""
+    values, weights = zip(*pairs, strict=True)
+    return math.fsum(v * w for v, w in zip(values, weights, strict=True)) / max(sum(weights), 1)
+
+
+def _sum(values: Iterable[float]) -> float:
+    """Whole numbers stay whole."""
+    found = list(values)
+    return sum(found) if all(isinstance(value, int) for value in found) else math.fsum(found)
+
+
+def _are_numbers(values: Mapping[str, Any], names: Sequence[str]) -> bool:
+    whole = isinstance(values, dict) and set(values) in (set(names), set())
+    return whole and all(isinstance(v, int | float) and math.isfinite(v) and v >= 0 for v in values.values())
