@@ -69,7 +69,7 @@ def parse_yaml(text: str, where: str = "") -> Any:
     try:
         return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
-        raise InputError(f"{where}'{text}' is not valid YAML: {_first_line(error)}") from error
+        raise InputError(f"{where}'{text}' is not valid YAML: {_problem(error)}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read config file {path}: {error}") from error
     except YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {_first_line(error)}") from error
+        raise InputError(f"{path} is not valid YAML: {_problem(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -211,5 +211,9 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)})"
 
 
-def _first_line(error: YAMLError) -> str:
-    return " ".join(str(error).split())[:200]
+def _problem(error: YAMLError) -> str:
+    """What is wrong, and in which line; without the piece of the text that YAML quotes, as it may hold a secret."""
+    said = ": ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
+    mark = getattr(error, "problem_mark", None)
+    where = "" if mark is None else f" (line {mark.line + 1})"
+    return " ".join((said or type(error).__name__).split())[:200] + where
