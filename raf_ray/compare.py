@@ -25,6 +25,7 @@ from raf_ray.metrics.drift import drift_to_reference
 from raf_ray.plans import expected_pixels, plan_clients
 from raf_ray.report.plots import draw_drift
 from raf_ray.terminal import warn
+from raf_ray.tracking.checks import check_tracking
 from raf_ray.tracking.mlflow import log_afterwards
 
 BUDGET_METHOD = "raf-mixed"
@@ -108,6 +109,7 @@ def compare(
             highlight=False,
         )
     _check_output(output, resume, overwrite)
+    check_tracking(config.tracking, output)
     results: dict[str, dict[str, Any]] = {}
     with connected(config, len(next(iter(prepared.values())).plans), address) as description:
         if description:
