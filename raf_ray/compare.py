@@ -108,8 +108,8 @@ def compare(
             "(all levels counted); its schedule is rescaled to its rounds.",
             highlight=False,
         )
-    _check_output(output, resume, overwrite)
     check_tracking(config.tracking, output)
+    _check_output(output, resume, overwrite)
     results: dict[str, dict[str, Any]] = {}
     with connected(config, len(next(iter(prepared.values())).plans), address) as description:
         if description:

@@ -104,7 +104,7 @@ def run_federation(
     if watchers is None:
         watchers = [MlflowTracker(config, log.warning)] if config.tracking.mlflow else []
     finished = check_output(folder, config, resume=resume, overwrite=overwrite)
-    if finished is None and any(isinstance(watcher, MlflowTracker) for watcher in watchers):
+    if finished is None:
         check_tracking(config.tracking, folder.parent)
     with connected(config, len(prepared.plans), address) as description:
         if description and say is not None:

@@ -66,7 +66,7 @@ class MlflowStore:
     """A `raf_ray.tracking.sender.Destination`."""
 
     def __init__(self, uri: str) -> None:
-        """Raises Away where a database cannot be opened, or a driver or a password is missing; a server is asked later."""
+        """Raises Away where a database cannot be opened, or its driver or a password is missing; asks no server."""
         try:
             check_address(uri)
             uri = usable_uri(uri)
@@ -237,10 +237,10 @@ class MlflowStore:
         return self._restorable(experiment) if _is_deleted(experiment) else Refused("the run was deleted in MLflow")
 
     def _restorable(self, experiment: Any) -> Away:
+        command = f"MLFLOW_TRACKING_URI={masked(self._uri)} mlflow experiments restore -x {experiment.experiment_id}"
         return Away(
-            f"MLflow's experiment {experiment.name!r} was deleted: bring it back with `MLFLOW_TRACKING_URI="
-            f"{masked(self._uri)} mlflow experiments restore -x {experiment.experiment_id}`, or begin runs with another "
-            "tracking.experiment"
+            f"MLflow's experiment {experiment.name!r} was deleted: bring it back with `{command}`, or begin runs with "
+            "another tracking.experiment"
         )
 
     def _cause(self, error: Exception) -> str:
@@ -295,5 +295,3 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while link is not None:
         yield link
         link = link.__cause__ or link.__context__
-
-
