@@ -24,6 +24,9 @@ WITHOUT_USER = ("sqlite", "file")
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://(?:[^\s@/]*:(?!\d{1,5}(?:[^\w@]|$))[^\n@]{0,200}@)?\S*")
 """In a text; also with a space in the password."""
 
+QUERY = re.compile(r"\?[\w.\-]+=")
+"""Where it begins."""
+
 SECRET_KEY = re.compile(r"([?&;][^=&;\s]*(?:pass|pwd|token|secret|api_?key|access_?key|credential|odbc_connect)"
                         r"[^=&;\s]*=)([^&;#\s]*)", re.IGNORECASE)  # fmt: skip
 
@@ -85,8 +88,8 @@ def _split(uri: str) -> tuple[str, str, str]:
     if first < 0 or body.startswith("/") or scheme.lower() in WITHOUT_USER or _has_no_user(uri):
         return head, "", body
     # Passwords are often given as they are, with an @, a / or a ? in them: the last @ before a query ends it.
-    query = body.find("?", first)
-    last = body.rfind("@", 0, query if query >= 0 else len(body))
+    query = QUERY.search(body, first)
+    last = body.rfind("@", 0, query.start() if query else len(body))
     return head, body[: last + 1], body[last + 1 :]
 
 
