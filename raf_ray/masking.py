@@ -21,7 +21,7 @@ SHORTEST_ALONE = 4
 WITHOUT_USER = ("sqlite", "file")
 """Schemes of nothing but a path, in which an @ means nothing."""
 
-URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://(?:[^\s@/]*:(?!\d{1,5}(?:[^\w@]|$))[^\n@]{0,200}@)?\S*")
+URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://(?:[^\s@/]*:(?!\d{1,5}(?:[^\w@]|$))[^\n@]{0,200}(?<!\s)@(?=[\w\[]))?\S*")
 """In a text; also with a space in the password."""
 
 QUERY = re.compile(r"\?[\w.\-]+=")
