@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from raf_ray.cli import run_command
+from raf_ray.cli import Parser, run_command
 from raf_ray.errors import InputError, RunError
 
 EXAMPLES = """examples:
@@ -18,7 +18,7 @@ EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m raf_ray.track",
         description="MLflow records that wait on disk. Each is stored once, however often it is sent.",
         epilog=EXAMPLES,

@@ -187,6 +187,13 @@ def test_a_refusal_does_not_tell_the_password(word, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_word_that_is_no_option_does_not_tell_the_password_either(capsys):
+    with pytest.raises(SystemExit):
+        run.main([f"--tracking.uri=http://bob:{PASSWORD}@host"])
+    said = capsys.readouterr()
+    assert "unrecognized arguments: --tracking.uri=http://bob:***@host" in said.err and "s3cr3t" not in said.err
+
+
 # --- runs and what waits ------------------------------------------------------------------------------
 
 
