@@ -102,7 +102,7 @@ def submit(module: str, words: Sequence[str], dashboard: str, kind: str, say: Ca
             _when_ready(partial(client.submit_job, entrypoint=entrypoint, submission_id=job, runtime_env=environment))
     log = Log(client, job)
     try:
-        say(f"Job {job} on {dashboard}; results will lie on the head node in {where}; Ctrl-C stops the job")
+        say(f"Job {job} on {masked_in(dashboard)}; results will lie on the head node in {where}; Ctrl-C stops the job")
         ended = log.follow()
     except KeyboardInterrupt:
         say(f"stopping job {job} ...")
