@@ -9,9 +9,18 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from raf_ray.config import Config, load_config
 from raf_ray.errors import InputError, RunError
+from raf_ray.masking import masked_in
+
+
+class Parser(argparse.ArgumentParser):
+    """What it says of wrong words tells no password in them."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(masked_in(message))
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

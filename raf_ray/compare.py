@@ -26,6 +26,7 @@ from raf_ray.plans import expected_pixels, plan_clients
 from raf_ray.report.plots import draw_drift
 from raf_ray.sources import picture_notes
 from raf_ray.terminal import warn
+from raf_ray.tracking.checks import check_tracking
 from raf_ray.tracking.mlflow import log_afterwards
 
 BUDGET_METHOD = "raf-mixed"
@@ -112,6 +113,7 @@ def compare(
         )
     # Of all methods together, so that nothing is told once a method.
     notes = picture_notes([own for r in prepared.values() for own in r.data], [r.held_out for r in prepared.values()])
+    check_tracking(config.tracking, output)
     _check_output(output, resume, overwrite)
     for note in notes:
         warn(console, note)

@@ -1,12 +1,23 @@
-"""The two ways a command ends badly. Both carry one or two clear sentences: what, where, what to do."""
+"""The two ways a command ends badly. Both carry one or two clear sentences: what, where, what to do.
+
+What they quote of a request may hold a URI with a password: it is masked here, so that no sentence can tell it.
+"""
+
+from raf_ray.masking import masked_in
 
 
 class InputError(ValueError):
     """The request is wrong; nothing was written. Commands exit with code 2."""
 
+    def __init__(self, sentence: str) -> None:
+        super().__init__(masked_in(sentence))
+
 
 class RunError(RuntimeError):
     """A run that had begun could not go on; its folder is kept with ``status: failed``. Exit code 1."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(masked_in(sentence))
 
     lost: tuple[str, ...] = ()
     """Actors whose processes are gone, where that was the cause."""

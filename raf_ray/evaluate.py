@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from raf_ray.cli import run_command
+from raf_ray.cli import Parser, run_command
 
 EXAMPLES = """examples:
   python -m raf_ray.evaluate runs/mine                                         again what the run measured
@@ -16,7 +16,7 @@ EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m raf_ray.evaluate",
         description="Score a run's model. The run's own config holds; key=value words change data and evaluation "
         "(all keys: python -m raf_ray.run --help).",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ from raf_ray.paths import given_path
 from raf_ray.plans import expected_pixels
 from raf_ray.report.plots import draw_drift, draw_samples
 from raf_ray.terminal import warn
+from raf_ray.tracking.checks import check_tracking
+from raf_ray.tracking.mlflow import MlflowTracker
+from raf_ray.tracking.progress import ProgressDisplay
+
+log = logging.getLogger("raf_ray.tracking")
 
 STOP_SECONDS = 15.0
 
@@ -63,7 +69,7 @@ def run_federation(
     resume: bool = False,
     overwrite: bool = False,
     address: str | None = None,
-    watchers: Sequence[Watcher] = (),
+    watchers: Sequence[Watcher] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Results:
     """Train one federation and leave its run folder.
@@ -75,7 +81,8 @@ def run_federation(
         overwrite: replace an earlier run in the folder.
         address: of a Ray cluster, ``HOST:PORT``, ``auto`` or ``local``; see `raf_ray.federation.cluster`. A
             process that is connected already keeps its connection.
-        watchers: see the events as they come.
+        watchers: see the events as they come, in place of the config's own: None is MLflow where `tracking.mlflow`
+            asks for it (the default), with its warnings in the log ``raf_ray.tracking``; [] is none.
         say: told which cluster was joined.
 
     Raises:
@@ -85,7 +92,11 @@ def run_federation(
     config = config or Config()
     prepared = assembly.prepare(config)
     folder = given_path(output, "output") if output is not None else new_folder(Path("runs"), "run")
-    check_output(folder, config, resume=resume, overwrite=overwrite)
+    if watchers is None:
+        watchers = [MlflowTracker(config, log.warning)] if config.tracking.mlflow else []
+    finished = check_output(folder, config, resume=resume, overwrite=overwrite)
+    if finished is None:
+        check_tracking(config.tracking, folder.parent)
     with connected(config, len(prepared.plans), address) as description:
         if description and say is not None:
             say(description)
@@ -138,13 +149,8 @@ def connected(config: Config, clients: int, address: str | None) -> Iterator[str
 
 def watchers_for(config: Config, console: Console, title: str = "") -> list[Watcher]:
     """The watchers of a command: progress, and MLflow where it is asked for."""
-    from raf_ray.tracking.mlflow import MlflowTracker
-    from raf_ray.tracking.progress import ProgressDisplay
-    from raf_ray.tracking.store import check_uri
-
     watchers: list[Watcher] = [ProgressDisplay(console, title)]
     if config.tracking.mlflow:
-        check_uri(config.tracking.uri)
         watchers.append(MlflowTracker(config, partial(warn, console)))
     return watchers
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raf_ray.cli import add_config_arguments, config_from, run_command
+from raf_ray.cli import Parser, add_config_arguments, config_from, run_command
 from raf_ray.config import Config, write_yaml
 from raf_ray.config.help import PRECEDENCE, preset_lines
 from raf_ray.errors import InputError
+from raf_ray.masking import masked_in
 from raf_ray.paths import given_path
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ A comparison's one-tier references have other shards: prepare those apart, or le
 
 def parser() -> argparse.ArgumentParser:
     lines = ["presets:", *preset_lines(), "", PRECEDENCE, "All keys: python -m raf_ray.run --help."]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m raf_ray.prepare",
         description="Cut each client's people at its own tier into Parquet files, with an index, to train from.",
         epilog=EXAMPLES + "\n" + "\n".join(lines),
@@ -281,7 +282,7 @@ def closing_lines(prepared: PreparedShards, arguments: argparse.Namespace) -> It
     if arguments.config:
         words += ["--config", arguments.config]
     words += [word for word in arguments.overrides if word.partition("=")[0] not in ("data.name", "data.root")]
-    yield f"Train from them: {shlex.join([*words, 'data.name=shards', f'data.root={prepared.folder}'])}"
+    yield masked_in(f"Train from them: {shlex.join([*words, 'data.name=shards', f'data.root={prepared.folder}'])}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from raf_ray.cli import add_config_arguments, config_from, run_command
+from raf_ray.cli import Parser, add_config_arguments, config_from, run_command
 from raf_ray.config import Config
 from raf_ray.config.help import PRECEDENCE, key_lines, preset_lines
 
@@ -23,7 +23,7 @@ EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     lines = ["presets:", *preset_lines(), "", PRECEDENCE, "", "keys (type = default):", *key_lines()]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m raf_ray.run",
         description="Train a federation of clients that own people at different resolutions.",
         epilog=EXAMPLES + "\n" + "\n".join(lines),

@@ -26,6 +26,7 @@ from urllib.parse import urlparse
 
 from raf_ray.errors import InputError, RunError
 from raf_ray.federation.cluster import TOKEN_ADVICE
+from raf_ray.masking import masked_in
 from raf_ray.paths import existing_file
 
 RESULTS = "raf_ray_runs"
@@ -47,6 +48,11 @@ PATIENCE_SECONDS = 60.0
 """For a connection that was lost, and for a cluster that has just started."""
 
 RETRY_SECONDS = 1.0
+
+NOT_SENT = (
+    "The password of tracking.uri does not go along, as the cluster shows a job's words to everybody: set "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the cluster runs its jobs"
+)
 
 
 def dashboard_of(address: str | None) -> str | None:
@@ -83,17 +89,20 @@ def submit(module: str, words: Sequence[str], dashboard: str, kind: str, say: Ca
     command = ["python", "-m", module, *rest, *(["--config", CONFIG] if own.config else [])]
     # The shell of the head node expands its own ~.
     folder = shlex.quote(output) if output.startswith("/") else f"~/{RESULTS}/{shlex.quote(output)}"
-    entrypoint = f"{shlex.join(command)} --output {folder}"
+    public = [masked_in(word) for word in command]
+    entrypoint = f"{shlex.join(public)} --output {folder}"
 
     client = connect(dashboard)
     with tempfile.TemporaryDirectory() as packed:
-        pack(Path.cwd(), Path(packed), existing_file(own.config, "config file") if own.config else None)
+        config = existing_file(own.config, "config file") if own.config else None
+        if pack(Path.cwd(), Path(packed), config) or public != command:
+            say(NOT_SENT)
         environment = {"working_dir": packed, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
         with _errors_of(dashboard):
             _when_ready(partial(client.submit_job, entrypoint=entrypoint, submission_id=job, runtime_env=environment))
     log = Log(client, job)
     try:
-        say(f"Job {job} on {dashboard}; results will lie on the head node in {where}; Ctrl-C stops the job")
+        say(f"Job {job} on {masked_in(dashboard)}; results will lie on the head node in {where}; Ctrl-C stops the job")
         ended = log.follow()
     except KeyboardInterrupt:
         say(f"stopping job {job} ...")
@@ -122,10 +131,11 @@ def connect(dashboard: str) -> Any:
         return JobSubmissionClient(dashboard)
 
 
-def pack(folder: Path, into: Path, config: Path | None = None) -> None:
+def pack(folder: Path, into: Path, config: Path | None = None) -> bool:
     """Copy what a job needs: this package, the files of `folder`, the config file.
 
-    Left out of `folder`: hidden files, `LEFT_OUT`, virtual environments, run folders, links to folders.
+    Left out of `folder`: hidden files, `LEFT_OUT`, virtual environments, run folders, links to folders. A config's
+    passwords stay here; whether there were any.
 
     Raises:
         InputError: a file cannot be read, or there are more than `PACKED_MB`.
@@ -133,6 +143,7 @@ def pack(folder: Path, into: Path, config: Path | None = None) -> None:
     package = Path(__file__).parent
     shutil.copytree(package, into / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     sizes: dict[str, int] = {}
+    is_masked = False
     try:
         for path in _files_of(folder, package.name):
             name = path.relative_to(folder)
@@ -145,11 +156,23 @@ def pack(folder: Path, into: Path, config: Path | None = None) -> None:
                     "on the cluster"
                 )
             (into / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, into / name)
+            is_masked |= _copy(path, into / name)
         if config is not None:
-            shutil.copyfile(config, into / CONFIG)
+            is_masked |= _copy(config, into / CONFIG)
     except OSError as error:
         raise InputError(f"cannot pack {error.filename or folder} for the job: {error.strerror}") from error
+    return is_masked
+
+
+def _copy(path: Path, to: Path) -> bool:
+    """Copy a file, a config without the passwords in its tracking URI; whether there were any."""
+    shutil.copyfile(path, to)
+    if to.suffix not in (".yaml", ".yml"):
+        return False
+    whole = to.read_bytes().decode("utf-8", "surrogateescape")
+    public = masked_in(whole) if "tracking" in whole else whole
+    to.write_bytes(public.encode("utf-8", "surrogateescape"))
+    return public != whole
 
 
 def _files_of(folder: Path, package: str) -> Iterator[Path]:

@@ -7,6 +7,8 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
+from raf_ray.masking import masked_in
+
 WIDTH_ELSEWHERE = 160
 """Columns where the output is no terminal: wide enough for every table."""
 
@@ -19,4 +21,4 @@ def make_console(width_elsewhere: int = WIDTH_ELSEWHERE) -> Console:
 
 def warn(console: Console, line: str) -> None:
     """A line that says ``warning`` before it."""
-    console.print(Text.assemble(("warning ", "yellow"), line), highlight=False, soft_wrap=True)
+    console.print(Text.assemble(("warning ", "yellow"), masked_in(line)), highlight=False, soft_wrap=True)

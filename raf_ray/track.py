@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from raf_ray.cli import run_command
+from raf_ray.cli import Parser, run_command
 from raf_ray.errors import InputError, RunError
 
 EXAMPLES = """examples:
@@ -18,7 +18,7 @@ EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m raf_ray.track",
         description="MLflow records that wait on disk. Each is stored once, however often it is sent.",
         epilog=EXAMPLES,
@@ -27,7 +27,8 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     sync = commands.add_parser("sync", help="send them")
     sync.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or one that holds run folders at any depth")
-    sync.add_argument("--uri", help="MLflow server or database (default: the runs' own)")
+    sync.add_argument("--uri", help="MLflow server or database (default: the runs' own; a password that is not on disk "
+                      "comes from here or from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)")  # fmt: skip
     return parser
 
 
@@ -35,10 +36,11 @@ def main(words: Sequence[str]) -> None:
     arguments = parser().parse_args(words)
 
     from raf_ray.paths import given_path
+    from raf_ray.tracking.checks import check_address
     from raf_ray.tracking.outbox import RECORDS
-    from raf_ray.tracking.store import check_uri
 
-    check_uri(arguments.uri)
+    if arguments.uri is not None:
+        check_address(arguments.uri, "--uri")
     folders: list[Path] = []
     for name in arguments.runs:
         found = [path.parent for path in given_path(name, "RUN").rglob(RECORDS)]
@@ -55,8 +57,9 @@ def sync(folders: Iterable[Path], uri: str | None = None) -> None:
     Raises:
         RunError: a server did not take all of it.
     """
+    from raf_ray.masking import masked
     from raf_ray.tracking.outbox import Outbox
-    from raf_ray.tracking.sender import Away, NotYet, send_waiting
+    from raf_ray.tracking.sender import Away, NotYet, Refused, send_waiting
     from raf_ray.tracking.store import MlflowStore
 
     stores: dict[str, MlflowStore] = {}
@@ -81,13 +84,13 @@ def sync(folders: Iterable[Path], uri: str | None = None) -> None:
             outbox.end_dead_run()
             stores[target] = stores.get(target) or MlflowStore(target)
             count = send_waiting(outbox, target, stores[target], refused.append)
-            print(f"{folder}: {count} records sent to {target}" if count else f"{folder}: nothing waits")
-        except Away as error:
+            print(f"{folder}: {count} records sent to {masked(target)}" if count else f"{folder}: nothing waits")
+        except (Away, Refused) as error:
             if not isinstance(error, NotYet):
                 away[target] = str(error)
             waiting = outbox.waiting(target)
             left += waiting
-            print(f"{folder}: {waiting} records wait: {error}")
+            print(f"{folder}: {waiting} records wait: {error}" if waiting else f"{folder}: nothing waits")
         except OSError as error:
             raise RunError(f"cannot write in {folder}: {error.strerror or error}") from error
         finally:

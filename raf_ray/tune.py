@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from raf_ray.cli import run_command
+from raf_ray.cli import Parser, run_command
 
 EXAMPLES = """examples:
   python -m raf_ray.tune tune_configs/kd_weights_cpu.yaml                         minutes on two cores
@@ -19,7 +19,7 @@ EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m raf_ray.tune",
         description="Search over whole federations with Ray Tune: one trial is one federation with all its clients. "
         "Trials are compared on val; the best alone is scored on test, once.",

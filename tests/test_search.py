@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from raf_ray.search.space import draw, parse_space, relabel, unlabel
 from raf_ray.search.spec import TrialResources, check_search, load_search
 from raf_ray.search.study import prepare_search
 from raf_ray.search.trial import Reporter, report
-from tests.searching import TINY, finish, kill, scores, search_file, start, trained, trials, wait_for
+from tests.searching import TINY, command, finish, kill, scores, search_file, start, trained, trials, wait_for
 
 BASE = YAML(typ="safe", pure=True).load(TINY)
 
@@ -432,6 +433,24 @@ def test_a_search_that_is_killed_ends_as_if_nothing_had_happened(tmp_path):
     for size, score in results["best"]["test"]["by_resolution"].items():
         assert score == pytest.approx(tested.by_resolution[size], abs=1e-12)
     assert "data:image/png" in (output / "report.html").read_text() and (output / "trials.csv").is_file()
+
+
+def test_trials_that_fail_are_told_of_in_sentences_and_nothing_tells_mlflows_password(tmp_path):
+    """A whole search by Optuna whose trials fail: what it prints, and all that lies in its folder."""
+    pytest.importorskip("optuna")
+    values = {**BASE["base"], "objective": {"name": "tests.broken:raises"}, "tracking": {"log_model": False}}
+    file = search_file(tmp_path, json.dumps(asked(base=values, search_alg="optuna", num_samples=2, max_failures=0)))
+    words = (f"base.tracking.uri=http://bob:{'s3cr3t'}%40@127.0.0.1:9", "--output", str(tmp_path / "out"))
+    done = subprocess.run(command(str(file), *words), capture_output=True, text=True, timeout=300)
+    cause = "client client-high-000 (tier high) failed in round 1: ValueError: this objective always fails"
+    assert done.returncode == 1 and done.stderr == f"failed: no trial of {tmp_path / 'out'} finished: {cause}\n"
+    assert sum(cause in line for line in done.stdout.splitlines()) == 2
+    assert "Traceback" not in done.stdout and "http://bob:***@127.0.0.1:9" in done.stdout
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or b"s3cr3t" not in path.read_bytes(), path
+    for trial in trials(tmp_path / "out"):
+        log = (tmp_path / "out" / trial["folder"] / "run.log").read_text()
+        assert "Traceback" in log and 'raise ValueError("this objective always fails")' in log
 
 
 def test_asha_stops_federations_of_actors_which_then_are_gone(ray_cluster, tmp_path):

@@ -65,5 +65,5 @@ def _values(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return f"list of {_values(get_args(annotation)[0])}"
     if origin is dict:
         return "mapping"
-    words = {"NoneType": "null", "AugmentConfig": "true|false", "ProfileConfig": "{client, round}"}
+    words = {"NoneType": "null", "SecretUri": "str", "AugmentConfig": "true|false", "ProfileConfig": "{client, round}"}
     return words.get(annotation.__name__, annotation.__name__)

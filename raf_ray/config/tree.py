@@ -9,8 +9,10 @@ import unicodedata
 from enum import Enum, auto
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Secret, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+from raf_ray.masking import masked
 
 Positive = Annotated[int, Field(gt=0)]
 People = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -61,8 +63,9 @@ class Section(BaseModel):
     """A branch of the tree."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=False
-    )
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, strict=False,
+        hide_input_in_errors=True,
+    )  # fmt: skip
 
     @field_validator("*", mode="before")
     @classmethod
@@ -87,6 +90,23 @@ def section_of(annotation: Any) -> type[Section] | None:
         if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate
     return None
+
+
+class SecretUri(Secret[str]):
+    """A URI that may hold a password. As text, in YAML or JSON, and in a pickle it is masked: its secret lives in
+    this process's memory alone, and only `get_secret_value` gives it."""
+
+    def _display(self) -> str:
+        return masked(self.get_secret_value())
+
+    def __reduce__(self) -> tuple[type[SecretUri], tuple[str]]:
+        return SecretUri, (str(self),)
+
+    def __copy__(self) -> SecretUri:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> SecretUri:
+        return self
 
 
 class ResolutionConfig(Section):
@@ -331,8 +351,8 @@ class TrackingConfig(Section):
 
     mlflow: bool = True
     """Log the run to MLflow."""
-    uri: str | None = None
-    """Tracking server; null: SQLite file mlflow.db beside the run folders."""
+    uri: SecretUri | None = None
+    """Tracking server; null: SQLite file mlflow.db beside the run folders. A password in it is stored nowhere."""
     experiment: str = "raf-ray"
     """MLflow experiment."""
     log_model: bool = True
@@ -341,6 +361,11 @@ class TrackingConfig(Section):
     """Registered model that the logged one becomes a version of; null: none."""
     system_metrics: bool = False
     """Log CPU, memory and GPU use of this machine every 10 s."""
+
+    @property
+    def address(self) -> str | None:
+        """The URI with its secrets, for who connects."""
+        return None if self.uri is None else self.uri.get_secret_value()
 
     @model_validator(mode="after")
     def _check(self) -> TrackingConfig:

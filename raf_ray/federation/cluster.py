@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from raf_ray.errors import InputError
 from raf_ray.federation.actors import ActorShares
+from raf_ray.federation.ray_manners import mask_command_line, print_errors
 
 DRIVER_CPUS = 0.1
 EVALUATOR_CPUS = 0.3
@@ -67,6 +68,7 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
 
+    mask_command_line()
     common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": "raf-ray"}
     target = find_address(address)
     running = _started_here() if target in (None, "auto") else target
@@ -93,6 +95,7 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
         if running not in (None, "local"):
             _refuse_token(running)
         raise InputError(f"cannot reach the Ray cluster at {target}: {str(error).splitlines()[0]}") from error
+    print_errors(False)
     _restore_handlers(handlers)
     url = getattr(context, "dashboard_url", None)
     resources = ray.cluster_resources()
@@ -129,6 +132,7 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
+    print_errors(True)
 
 
 def wait_until_free(cpus: float, seconds: float = 5.0) -> None:

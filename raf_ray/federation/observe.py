@@ -10,6 +10,7 @@ import requests
 
 from raf_ray.errors import InputError
 from raf_ray.federation.names import run_of
+from raf_ray.masking import masked_in
 
 ANSWER_SECONDS = 20.0
 MOST_ACTORS = 10_000
@@ -71,7 +72,10 @@ def observe(address: str) -> ClusterState:
         ),
         actors=tuple(sorted(filter(None, map(_actor, actors)), key=lambda a: (a.run, a.name))),
         jobs=tuple(
-            Job(job.get("submission_id") or job["job_id"], job["status"], " ".join(job["entrypoint"].split()))
+            Job(
+                job.get("submission_id") or job["job_id"], job["status"],
+                masked_in(" ".join(job["entrypoint"].split())),
+            )
             for job in jobs if job["status"] in ("PENDING", "RUNNING")
         ),
     )  # fmt: skip

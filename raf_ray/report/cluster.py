@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raf_ray.federation.observe import ClusterState, Node
+from raf_ray.masking import masked_in
 
 
 def cluster_view(state: ClusterState, address: str) -> Group:
@@ -18,7 +19,7 @@ def cluster_view(state: ClusterState, address: str) -> Group:
 
 
 def _nodes(state: ClusterState, address: str) -> Table:
-    table = _table(address, ("node", "host", "CPUs held", "GPUs held", "CPU load", "memory"))
+    table = _table(masked_in(address), ("node", "host", "CPUs held", "GPUs held", "CPU load", "memory"))
     for node in state.nodes:
         table.add_row(
             f"{node.address}{' (head)' if node.head else ''}", node.host, _held(node, "CPU"), _held(node, "GPU"),

@@ -103,7 +103,7 @@ def _optuna(search: Search, known: Sequence[Params]) -> Any:
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Another stream after a resume: the same one would draw the first trials' values again.
     sampler = optuna.samplers.TPESampler(seed=(search.config.seed + 7919 * len(known)) % 2**31)
     several = len(search.metrics) > 1

@@ -32,6 +32,7 @@ class Shelf:
         self._made: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._making: dict[str, threading.Lock] = {}
+        self._uri: str | None = None
 
     def __repr__(self) -> str:
         return "shelf"
@@ -48,6 +49,13 @@ class Shelf:
     def made(self) -> int:
         return len(self._made)
 
+    def keep_uri(self, uri: str | None) -> None:
+        """MLflow's, whose password may lie in memory alone: Tune writes what it gives to trials into files."""
+        self._uri = uri
+
+    def uri(self) -> str | None:
+        return self._uri
+
 
 ShelfActor: Any = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=8)(Shelf)
 """Threads: reading and cutting pictures runs outside Python's lock."""
@@ -56,6 +64,11 @@ ShelfActor: Any = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=8)(Shel
 def take(shelf: Any, key: str, make: Callable[[], Any]) -> Any:
     """What is on the shelf under `key`; numpy arrays in it are read-only views of the node's store."""
     return ray.get(ray.get(shelf.reference.remote(key, make))[0])
+
+
+def uri_of(shelf: Any) -> str | None:
+    """What the shelf keeps for MLflow."""
+    return ray.get(shelf.uri.remote())
 
 
 def shared_load(

@@ -14,8 +14,9 @@ from pydantic import Field
 from raf_ray.config import Config
 from raf_ray.config.loading import merge, parse_override, preset_path, read_yaml, use_of, validate
 from raf_ray.config.plain_yaml import shown
-from raf_ray.config.tree import Positive, Section, Use
+from raf_ray.config.tree import Positive, Section, TrackingConfig, Use
 from raf_ray.errors import InputError
+from raf_ray.masking import masked
 from raf_ray.paths import existing_file
 from raf_ray.plans import asked_sizes, plan_clients
 from raf_ray.search.space import Domain, Params, check_draws, check_space, draw, parse_space, resolve
@@ -97,7 +98,9 @@ class Search:
     name: str
     config: SearchConfig
     values: Mapping[str, Any]
-    """The base's config values, presets and files merged, without defaults."""
+    """The base's config values, presets and files merged, without defaults; the tracking URI masked."""
+    tracking: TrackingConfig
+    """The base's, with the URI's secrets."""
     space: Mapping[str, Domain]
     planned: tuple[Params, ...] | None
     """Every trial's values, in order, without repeats; None where Optuna will choose."""
@@ -123,7 +126,7 @@ class Search:
 
     @cached_property
     def _base(self) -> Config:
-        return validate(Config, self.values)
+        return validate(Config, self.values).model_copy(update={"tracking": self.tracking})
 
     def rounds_of(self, params: Mapping[str, Any]) -> int:
         """A trial's rounds, without building its config: displays ask often."""
@@ -161,9 +164,11 @@ def check_search(name: str, values: Mapping[str, Any]) -> Search:
     config = validate(SearchConfig, values)
     space = parse_space(config.param_space)
     base = _base_values(config.base)
-    sizes = [str(size) for size in asked_sizes(validate(Config, base))]
+    shared = validate(Config, base)
+    sizes = [str(size) for size in asked_sizes(shared)]
     check_space(space, base)
-    search = Search(name, config, base, space, None)
+    config = config.model_copy(update={"base": _without_secrets(config.base)})
+    search = Search(name, config, _without_secrets(base), shared.tracking, space, None)
     _check_metrics(search, sizes)
     _check_algorithm(search)
     if config.search_alg == "optuna":
@@ -195,6 +200,13 @@ def _base_values(base: Mapping[str, Any]) -> dict[str, Any]:
         merge(values, read_yaml(existing_file(str(file), "config file")))
     merge(values, rest)
     return values
+
+
+def _without_secrets(base: Mapping[str, Any]) -> dict[str, Any]:
+    tracking = base.get("tracking")
+    if not isinstance(tracking, Mapping) or not isinstance(tracking.get("uri"), str):
+        return dict(base)
+    return {**base, "tracking": {**tracking, "uri": masked(tracking["uri"])}}
 
 
 def _check_metrics(search: Search, sizes: Sequence[str]) -> None:

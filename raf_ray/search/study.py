@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import shutil
 import time
@@ -32,7 +33,7 @@ from raf_ray.search.placement import Placement, plan_placement
 from raf_ray.search.spec import Search, SearchConfig, may_change
 from raf_ray.search.tracked import tracked
 from raf_ray.sources import picture_notes
-from raf_ray.tracking.store import check_uri, prepare_store
+from raf_ray.tracking.checks import check_tracking
 
 SPEC = "search.yaml"
 TUNE = "tune"
@@ -68,10 +69,7 @@ class Request:
 def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: bool) -> Request:
     """Check all that needs no cluster. Raises InputError; nothing is written."""
     ledger = _check_output(search, output, resume, overwrite)
-    tracking = search.base_config().tracking
-    check_uri(tracking.uri)
-    if tracking.mlflow and tracking.uri is not None:
-        prepare_store(tracking.uri, output)
+    check_tracking(search.tracking, output)
     prepared = assembly.prepare(search.final_config(search.drawn[0]), check_pictures=False)
     notes = picture_notes(prepared.data, [prepared.held_out])
     model = assembly.new_model(prepared.config.model, len(prepared.skeleton))
@@ -114,7 +112,7 @@ def run_search(
         placement = _placement(search)
         _make_folder(request)
         with tracked(search, output, warn) as tracking:
-            _run_trials(request, placement, display(rows), tracking.watchers)
+            _run_trials(request, placement, display(rows), tracking.watchers, tracking.setting.address)
             best = ledger.best()
             if best is None:
                 failed = next((e.note for e in ledger.entries if e.status == "failed"), "time was up; --resume goes on")
@@ -204,7 +202,8 @@ def _run_trials(
     request: Request,
     placement: Placement,
     display: SearchDisplay,
-    watchers: Callable[[Config, Entry], Sequence[Watcher]],
+    watchers: Callable[[Config, Entry, str | None], Sequence[Watcher]],
+    uri: str | None,
 ) -> None:
     search, output, ledger = request.search, request.output.resolve(), request.ledger
     with _tune_settings():
@@ -224,6 +223,7 @@ def _run_trials(
         proposer = Proposer(search, ledger)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         shelf = ShelfActor.options(scheduling_strategy=here).remote()
+        ray.get(shelf.keep_uri.remote(uri))
         setting = TrialSetting(search, output, Path.cwd(), uuid.uuid4().hex, shelf, placement.shares, watchers)
 
         def bundles(told: Mapping[str, Any]) -> Any:
@@ -269,7 +269,10 @@ def _run_trials(
 
 @contextmanager
 def _tune_settings() -> Iterator[None]:
-    """Tune reads these when it starts: its own tables and loggers are not wanted, nor its handler of SIGINT."""
+    """Tune reads these when it starts: its own tables and loggers are not wanted, nor its handler of SIGINT.
+
+    Nor are its tracebacks beside our sentences: a trial's lies in its run.log, and in error.txt beside that folder.
+    """
     wanted = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -278,9 +281,13 @@ def _tune_settings() -> Iterator[None]:
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        logger.setLevel(level)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -12,13 +12,13 @@ from typing import Any
 
 from raf_ray.config import Config
 from raf_ray.config.loading import flatten
-from raf_ray.config.tree import TrackingConfig
+from raf_ray.config.tree import SecretUri, TrackingConfig
 from raf_ray.experiment import Watcher
 from raf_ray.search.ledger import Entry, Ledger
 from raf_ray.search.spec import Search
-from raf_ray.tracking.mlflow import MlflowTracker, SearchTracker, log_model_of
+from raf_ray.tracking.mlflow import MlflowTracker, SearchTracker, log_model_of, spared
 from raf_ray.tracking.outbox import RECORDS, Outbox
-from raf_ray.tracking.sender import Away, send_waiting
+from raf_ray.tracking.sender import Away, Refused, send_waiting
 from raf_ray.tracking.store import MlflowStore, prepare_store
 
 log = logging.getLogger(__name__)
@@ -32,13 +32,13 @@ class Tracking:
     """What a search and its trials tell MLflow; nothing where `tracking.mlflow` is false."""
 
     setting: TrackingConfig
-    """With the URI that all trials write to."""
+    """With the URI that all trials write to; its secrets do not go along where it is sent"""
     warn: Callable[[str], None]
     parent: SearchTracker | None
 
     @property
-    def watchers(self) -> Callable[[Config, Entry], Sequence[Watcher]]:
-        """Small enough to send to the trials."""
+    def watchers(self) -> Callable[[Config, Entry, str | None], Sequence[Watcher]]:
+        """Of a trial's config, its entry and MLflow's URI; small enough to send to the trials."""
         search_id = self.parent.search_id if self.parent is not None else None
         return partial(_watchers, self.setting, search_id)
 
@@ -59,16 +59,21 @@ class Tracking:
 @contextmanager
 def tracked(search: Search, output: Path, warn: Callable[[str], None]) -> Iterator[Tracking]:
     """The search's own MLflow run while it runs; a resumed search goes on with the same one."""
-    asked = search.base_config().tracking
+    asked = search.tracking
     if not asked.mlflow:
         yield Tracking(asked, warn, None)
         return
     # Made and migrated before any trial opens it: processes that open a fresh SQLite file at once break it.
-    uri = prepare_store(asked.uri, output)
-    setting = asked.model_copy(update={"uri": uri})
+    uri = prepare_store(asked.address, output)
+    setting = asked.model_copy(update={"uri": SecretUri(uri)})
     params = {key: value for key, value in flatten(search.config).items() if not key.startswith("base.")}
     params |= {f"base.{key}": value for key, value in flatten(search.base_config()).items()}
-    parent = SearchTracker(output, setting, search.name, params, {"raf_ray.kind": "search"}, warn)
+    try:
+        parent = SearchTracker(output, setting, search.name, params, {"raf_ray.kind": "search"}, warn)
+    except OSError as error:
+        warn(f"MLflow does not log this search: its records cannot be kept in {output} ({error.strerror or error})")
+        yield Tracking(setting, warn, None)
+        return
     parent.begin()
     status = "FAILED"
     try:
@@ -79,7 +84,8 @@ def tracked(search: Search, output: Path, warn: Callable[[str], None]) -> Iterat
         raise
     finally:
         parent.end(status)
-        _settle(output, uri, warn)
+        with spared(warn):
+            _settle(output, uri, warn)
 
 
 def _settle(output: Path, uri: str, warn: Callable[[str], None]) -> None:
@@ -93,7 +99,7 @@ def _settle(output: Path, uri: str, warn: Callable[[str], None]) -> None:
             outbox.end_dead_run()
             if outbox.waiting(uri) and not away:
                 send_waiting(outbox, uri, MlflowStore(uri), warn)
-        except Away:
+        except (Away, Refused):
             away = True
         finally:
             left, trials = left + (waiting := outbox.waiting(uri)), trials + bool(waiting)
@@ -102,9 +108,11 @@ def _settle(output: Path, uri: str, warn: Callable[[str], None]) -> None:
         warn(f"MLflow lacks {left} records of {trials} trials; python -m raf_ray.track sync {output} sends them")
 
 
-def _watchers(setting: TrackingConfig, search_id: str | None, config: Config, entry: Entry) -> list[Watcher]:
-    if search_id is None:
+def _watchers(
+    setting: TrackingConfig, search_id: str | None, config: Config, entry: Entry, uri: str | None
+) -> list[Watcher]:
+    if search_id is None or uri is None:
         return []
-    told = config.model_copy(update={"tracking": setting})
+    told = config.model_copy(update={"tracking": setting.model_copy(update={"uri": SecretUri(uri)})})
     tags = {"raf_ray.trial": str(entry.number)}
     return [MlflowTracker(told, log.warning, search_id=search_id, tags=tags, log_model=False, name=entry.name)]

@@ -26,7 +26,7 @@ from raf_ray.files import write_json
 from raf_ray.metrics.drift import drift_spread
 from raf_ray.plans import asked_sizes, plan_clients, trained_sizes
 from raf_ray.search.ledger import Entry
-from raf_ray.search.shelf import shared_load, with_shared_pixels
+from raf_ray.search.shelf import shared_load, uri_of, with_shared_pixels
 from raf_ray.search.space import unlabel
 from raf_ray.search.spec import Search
 
@@ -48,8 +48,8 @@ class TrialSetting:
     shelf: Any
     """Handle of the actor that keeps what trials share."""
     shares: ActorShares
-    watchers: Callable[[Config, Entry], Sequence[Watcher]]
-    """Of a trial's federation, made in the trial's process."""
+    watchers: Callable[[Config, Entry, str | None], Sequence[Watcher]]
+    """Of a trial's federation and MLflow's URI, made in the trial's process."""
 
 
 def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
@@ -87,7 +87,7 @@ def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
         reporter.tell_history(0 if checkpoint is None else checkpoint.round)
     run_prepared(
         prepared, folder.path, resume=begun, overwrite=not begun, address=None, engine=engine,
-        watchers=[*setting.watchers(config, entry), reporter],
+        watchers=[*setting.watchers(config, entry, uri_of(setting.shelf)), reporter],
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from raf_ray.config.loading import flatten
 from raf_ray.config.tree import TrackingConfig
 from raf_ray.federation.messages import Event, RoundFinished, Scored
 from raf_ray.federation.run_folder import RunFolder
+from raf_ray.masking import masked
 from raf_ray.metrics.drift import drift_spread
 from raf_ray.plans import trained_sizes
+from raf_ray.tracking.checks import local_uri
 from raf_ray.tracking.labels import git_tags, run_tags
 from raf_ray.tracking.outbox import RECORDS, Outbox, Record
 from raf_ray.tracking.sender import Sender
-from raf_ray.tracking.store import MlflowStore, local_uri
+from raf_ray.tracking.store import MlflowStore
 from raf_ray.tracking.system_metrics import SystemSampler
 
 LONGEST_PARAM = 6000
@@ -53,8 +56,8 @@ class Log:
         self._warn = warn
         self._outbox = Outbox(folder)
         self._tracking = tracking
-        uri = tracking.uri or local_uri(store)
-        self._home = {"uri": uri, "experiment": tracking.experiment}
+        self._uri = tracking.address or local_uri(store)
+        self._home = {"uri": masked(self._uri), "experiment": tracking.experiment}
         self._artifacts = str((store / "mlartifacts").resolve())
         self._recorded: set[tuple[str, int]] = set()
         self._has_model = False
@@ -77,8 +80,9 @@ class Log:
         """Begin the run, or go on with it, and start to send."""
         if self.is_new:
             self._put(
-                "run", key=self.key, artifacts=self._artifacts, name=name, tags=dict(tags), **self._home, **parent
-            )
+                "run", key=self.key, artifacts=self._artifacts, name=_text(name),
+                tags={key: _text(value) for key, value in tags.items()}, **self._home, **parent,
+            )  # fmt: skip
             self._put("params", values={key: _param(value) for key, value in params.items()})
         else:
             self._put("resumed", **self._home)
@@ -86,7 +90,7 @@ class Log:
 
     def add(self, values: Mapping[str, float], step: int, artifact: str) -> None:
         """Metrics that became known after the run's end, and the file that has them too."""
-        waiting = self._outbox.waiting(self._home["uri"])
+        waiting = self._outbox.waiting(self._uri)
         is_new = self.metrics(values, step)
         if is_new:
             self.artifact(artifact)
@@ -94,7 +98,7 @@ class Log:
 
     def add_model(self) -> None:
         """The model, after the run's end; once."""
-        waiting, is_new = self._outbox.waiting(self._home["uri"]), not self._has_model
+        waiting, is_new = self._outbox.waiting(self._uri), not self._has_model
         if is_new:
             self.model()
         self._send_added(is_new, bool(waiting))
@@ -134,7 +138,7 @@ class Log:
         self._finish()
 
     def _start(self) -> None:
-        self._sender = Sender(self._outbox, self._home["uri"], MlflowStore, self._warn)
+        self._sender = Sender(self._outbox, self._uri, MlflowStore, self._warn)
         self._sender.wake()
 
     def _finish(self) -> None:
@@ -151,6 +155,16 @@ class Log:
                 self._warn(f"MLflow will lack records of this run, which could not be written: {error}")
         if self._sender is not None:
             self._sender.wake()
+
+
+@contextmanager
+def spared(warn: Warn) -> Iterator[None]:
+    """Whatever goes wrong with MLflow in here costs its record, and never the run."""
+    try:
+        yield
+    except Exception as error:  # MLflow's, its databases' and its servers' own
+        warn(f"MLflow lacks a part of this run ({type(error).__name__}: {' '.join(str(error).split())[:300]}); "
+             "the run itself is whole")  # fmt: skip
 
 
 class MlflowTracker:
@@ -186,8 +200,26 @@ class MlflowTracker:
         self._log: Log | None = None
         self._sampler: SystemSampler | None = None
         self._trained: tuple[str, ...] = ()
+        self._is_broken = False
 
     def begin(self, prepared: Any, folder: Path) -> None:
+        with spared(self._warn_once):
+            self._begin(prepared, folder)
+
+    def see(self, event: Event) -> None:
+        with spared(self._warn_once):
+            self._see(event)
+
+    def end(self, folder: Path, results: dict[str, Any] | None) -> None:
+        with spared(self._warn_once):
+            self._end(folder, results)
+
+    def _warn_once(self, line: str) -> None:
+        if not self._is_broken:
+            self._is_broken = True
+            self._warn(line)
+
+    def _begin(self, prepared: Any, folder: Path) -> None:
         self._trained = tuple(str(size) for size in trained_sizes(prepared.plans))
         try:
             log = Log(folder, self._config.tracking, folder.parent, self._warn)
@@ -195,16 +227,16 @@ class MlflowTracker:
             self._warn(f"MLflow does not log this run: its records cannot be kept in {folder} ({error})")
             return
         tags = {**run_tags(self._config, prepared.plans, folder), **self._tags}
-        log.open(self._name or folder.name, flatten(self._config), tags, **self._parent)
+        log.open(self._name or folder.resolve().name, flatten(self._config), tags, **self._parent)
         if not log.is_new:
             self._catch_up(log, RunFolder(folder))
         if self._config.tracking.system_metrics:
             before = log.last_step("system/")
             steps = iter(range(before + 1, 2**53))
-            self._sampler = SystemSampler(lambda values: log.metrics(values, next(steps)))
+            self._sampler = SystemSampler(lambda values: log.metrics(values, next(steps)), self._warn_once)
         self._log = log
 
-    def see(self, event: Event) -> None:
+    def _see(self, event: Event) -> None:
         if self._log is None:
             return
         if isinstance(event, RoundFinished):
@@ -213,7 +245,7 @@ class MlflowTracker:
             scores = event.scores
             self._score(self._log, event.round, scores.split, scores.metric, scores.by_resolution)
 
-    def end(self, folder: Path, results: dict[str, Any] | None) -> None:
+    def _end(self, folder: Path, results: dict[str, Any] | None) -> None:
         if self._log is None:
             return
         if self._sampler is not None:
@@ -252,20 +284,16 @@ def log_afterwards(config: Config, folder: Path, values: Mapping[str, float], st
     """Add metrics that became known when a run had ended, such as drift to other runs, and its results.json again."""
     if not (folder / RECORDS).is_file():
         return
-    try:
+    with spared(warn):
         Log(folder, config.tracking, folder.parent, warn).add(values, step, "results.json")
-    except OSError as error:
-        warn(f"MLflow lacks {', '.join(values)} of {folder}: {error}")
 
 
 def log_model_of(folder: Path, tracking: TrackingConfig, warn: Warn) -> None:
     """Log the model of a run that has ended, such as a search's best. Nothing where the run was not logged."""
     if not (folder / RECORDS).is_file():
         return
-    try:
+    with spared(warn):
         Log(folder, tracking, folder.parent, warn).add_model()
-    except OSError as error:
-        warn(f"MLflow lacks the model of {folder}: {error}")
 
 
 class SearchTracker:
@@ -285,30 +313,38 @@ class SearchTracker:
         warn: Warn,
     ) -> None:
         """`folder` is the search's own, and is there; a search that is resumed keeps its id. Raises OSError."""
-        self._log = Log(folder, tracking, folder, warn)
+        self._log, self._warn = Log(folder, tracking, folder, warn), warn
         self._folder, self._name, self._params = folder, name, params
         self._tags = {"run_folder": str(folder.resolve()), **git_tags(), **tags}
         self.search_id = self._log.key
 
     def begin(self) -> None:
-        self._log.open(self._name, self._params, self._tags)
+        with spared(self._warn):
+            self._log.open(self._name, self._params, self._tags)
 
     def metric(self, values: Mapping[str, float], step: int) -> None:
-        self._log.metrics(values, step)
+        with spared(self._warn):
+            self._log.metrics(values, step)
 
     def artifact(self, path: Path) -> None:
         """A file in or below the search's folder, or elsewhere where it stays until it is sent."""
-        path = path.resolve()
-        folder = self._folder.resolve()
-        self._log.artifact(str(path.relative_to(folder) if path.is_relative_to(folder) else path))
+        path, folder = path.resolve(), self._folder.resolve()
+        with spared(self._warn):
+            self._log.artifact(str(path.relative_to(folder) if path.is_relative_to(folder) else path))
 
     def end(self, status: str) -> None:
         """`status`: FINISHED, FAILED or KILLED."""
-        self._log.close(status)
+        with spared(self._warn):
+            self._log.close(status)
+
+
+def _text(value: str) -> str:
+    """Without what UTF-8 cannot say, such as a folder's name of odd bytes."""
+    return value.encode("utf-8", "replace").decode()
 
 
 def _param(value: Any) -> str:
-    text = str(value)
+    text = _text(str(value))
     return text if len(text) <= LONGEST_PARAM else text[: LONGEST_PARAM - len(CUT)] + CUT
 
 

@@ -1,5 +1,7 @@
 """The outbox: what MLflow is to be told about a run, in order, on disk, and how far it was told.
 
+URIs lie here masked; two that differ in their user or password alone mean the same server.
+
 `mlflow.jsonl` has one JSON record a line, only ever appended to; `mlflow.sent.json` is replaced atomically. Records by
 `kind`:
 
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from raf_ray.files import write_json
+from raf_ray.masking import masked, place
 
 RECORDS = "mlflow.jsonl"
 SENT = "mlflow.sent.json"
@@ -34,10 +37,14 @@ class Sent:
     """How far the server at `uri` was told."""
 
     uri: str = ""
+    """Masked"""
     run_id: str = ""
     """MLflow's; empty until its run exists"""
     offset: int = 0
     """Bytes of `mlflow.jsonl`"""
+
+    def is_of(self, uri: str) -> bool:
+        return place(self.uri) == place(uri)
 
 
 class Outbox:
@@ -75,14 +82,14 @@ class Outbox:
                 yield record, offset
 
     def target(self) -> str | None:
-        """Where the records belong: the server of the run, or of its last resume."""
+        """Where the records belong: the server of the run, or of its last resume; masked."""
         uris = [record["uri"] for record, _ in self.read() if "uri" in record]
         return uris[-1] if uris else None
 
     def waiting(self, uri: str) -> int:
         """Records that the server at `uri` was not told."""
         sent = self.sent()
-        return sum(1 for _ in self.read(sent.offset if sent.uri == uri else 0))
+        return sum(1 for _ in self.read(sent.offset if sent.is_of(uri) else 0))
 
     def end_dead_run(self) -> None:
         """Where the run was killed before it could say so, say that it failed; for who holds the lock."""
@@ -111,7 +118,7 @@ class Outbox:
         """Raises OSError, also where another run has taken the folder over."""
         if not os.path.samestat(os.fstat(self._file), os.stat(self.folder / RECORDS)):
             raise FileNotFoundError(f"{self.folder} was given to another run")
-        write_json(self.folder / SENT, asdict(sent))
+        write_json(self.folder / SENT, {**asdict(sent), "uri": masked(sent.uri)})
 
     def close(self) -> None:
         os.close(self._file)

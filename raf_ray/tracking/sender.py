@@ -9,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
+from raf_ray.masking import masked, scrubbed
 from raf_ray.tracking.outbox import Outbox, Record, Sent
 
 SEND_EVERY = 2.0
@@ -71,7 +72,7 @@ def send_waiting(
         Away: the rest waits; what was taken is remembered.
     """
     sent = outbox.sent()
-    if sent.uri != uri or (sent.run_id and not destination.has_run(sent.run_id)):
+    if not sent.is_of(uri) or (sent.run_id and not destination.has_run(sent.run_id)):
         sent = Sent(uri)
     count = 0
     while batch := _batch(outbox, sent.offset):
@@ -192,7 +193,7 @@ class Sender:
         waiting = outbox.waiting(self._uri) if unfinished else 0
         outbox.close()
         if waiting:
-            cause = self._cause or f"{self._uri} is slow"
+            cause = self._cause or f"{masked(self._uri)} is slow"
             self._warn(
                 f"MLflow lacks {waiting} records of this run ({cause}); they wait on disk, and "
                 f"python -m raf_ray.track sync {self._outbox.folder} sends them"
@@ -212,7 +213,7 @@ class Sender:
                     break
                 self._finishing.wait(SEND_EVERY)
             except Exception as error:  # whatever MLflow or its server raises must not end the run
-                self._cause = str(error) or type(error).__name__
+                self._cause = scrubbed(str(error), self._uri) or type(error).__name__
                 self._notice()
                 # At the end of the run it is tried more often: the run waits a moment for it.
                 if last and self._given_up.wait(FIRST_RETRY):

@@ -6,13 +6,16 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlparse
+from typing import Any
 
 from raf_ray.errors import InputError
+from raf_ray.masking import masked, scrubbed
+from raf_ray.tracking.checks import check_address, check_uri, is_http, local_uri, sqlite_file, usable_uri
 from raf_ray.tracking.outbox import Record
 from raf_ray.tracking.sender import Away, Metric, NotYet, Refused
 
@@ -24,7 +27,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # we retry ourselves; its defaults block for over a minute
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # its errors are raised too, and told in a sentence
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -33,26 +36,11 @@ REFUSALS = {
     "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS",
     "NOT_FOUND", "ALREADY_EXISTS", "RESOURCE_CONFLICT",
 }  # fmt: skip
+DELETED = re.compile(r"The (run|experiment) (\w+) must be in the 'active' state")
+"""MLflow's words for what was deleted."""
 UPLOAD_TRIES = 3
 MAY_PASS = (401, 403, 408, 429)
 """Client errors that a later try may not meet."""
-
-
-def check_uri(uri: str | None) -> None:
-    """Raise InputError for a tracking URI that MLflow cannot use; nothing is contacted."""
-    if uri is None:
-        return
-    parts = urlparse(uri)
-    if _is_http(uri):
-        if parts.hostname:
-            return
-    elif parts.scheme in ("sqlite", "postgresql", "mysql", "mssql", "databricks") or parts.scheme.startswith(
-        ("postgresql+", "mysql+")
-    ):
-        return
-    raise InputError(
-        f"tracking.uri={uri} is no tracking server; write http://HOST:PORT or sqlite:///FILE, or null for a local file"
-    )
 
 
 def prepare_store(uri: str | None, folder: Path) -> str:
@@ -64,25 +52,26 @@ def prepare_store(uri: str | None, folder: Path) -> str:
         InputError: MLflow cannot use the URI or make the file.
     """
     check_uri(uri)
-    uri = uri or local_uri(folder)
+    check_address(uri or local_uri(folder))
+    uri = usable_uri(uri) if uri is not None else local_uri(folder)
     if uri.startswith("sqlite:"):
         try:
             MlflowStore(uri)
         except (Away, Refused) as error:
-            raise InputError(f"tracking.uri={uri}: {error}") from error
+            raise InputError(f"tracking.uri={masked(uri)}: {error}") from error
     return uri
-
-
-def local_uri(folder: Path) -> str:
-    """The SQLite file in `folder`."""
-    return f"sqlite:///{(folder / 'mlflow.db').resolve()}"
 
 
 class MlflowStore:
     """A `raf_ray.tracking.sender.Destination`."""
 
     def __init__(self, uri: str) -> None:
-        """Raises Away where a database cannot be opened; a server is asked later."""
+        """Raises Away where a database cannot be opened, or its driver or a password is missing; asks no server."""
+        try:
+            check_address(uri)
+            uri = usable_uri(uri)
+        except InputError as error:
+            raise Away(str(error)) from error
         self._uri = uri
         self.is_packing = False
         self._known: set[str] = set()
@@ -92,9 +81,9 @@ class MlflowStore:
             from mlflow import MlflowClient
 
             for name in ("mlflow", "alembic"):
-                logging.getLogger(name).setLevel(logging.ERROR)
+                logging.getLogger(name).setLevel(logging.CRITICAL)
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            if not _is_http(uri):
+            if not is_http(uri):
                 self._client.search_experiments(max_results=1)  # opens and, where it is new, migrates it
 
     def has_run(self, run_id: str) -> bool:
@@ -159,7 +148,7 @@ class MlflowStore:
             try:
                 build_package(folder, package, run_id)
             except Exception as error:  # MLflow, or a model of one's own, may raise anything
-                raise Refused(f"the package could not be made: {_one_line(error)}") from error
+                raise Refused(f"the package could not be made: {self._said(error)}") from error
             finally:
                 self.is_packing = False
             step()
@@ -188,14 +177,16 @@ class MlflowStore:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             if self._uri.startswith("sqlite:"):
-                artifacts = str(Path(urlparse(self._uri).path.removeprefix("/")).resolve().parent / "mlartifacts")
-            location = None if _is_http(self._uri) else Path(artifacts).as_uri()
+                artifacts = str(sqlite_file(self._uri).resolve().parent / "mlartifacts")
+            location = None if is_http(self._uri) else Path(artifacts).as_uri()
             try:
                 return str(self._client.create_experiment(name, location))
             except Exception as error:  # another process may have been faster
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
                     raise error
+        if _is_deleted(found):
+            raise self._restorable(found)
         return str(found.experiment_id)
 
     def _find(self, experiment: str, key: str) -> list[str]:
@@ -231,28 +222,46 @@ class MlflowStore:
         except (Away, Refused):
             raise
         except Exception as error:  # requests', SQLAlchemy's, urllib3's and MLflow's own
+            if deleted := DELETED.search(str(error)):
+                raise self._deleted(deleted[1], deleted[2]) from None
             if _is_refusal(error):
-                raise Refused(_one_line(error)) from error
-            raise Away(self._cause(error)) from error
+                raise Refused(self._said(error)) from None
+            raise Away(self._cause(error)) from None
+
+    def _deleted(self, kind: str, name: str) -> Away | Refused:
+        """What a run or experiment that is not active means: an experiment can be brought back."""
+        with self._answers():
+            experiment = self._client.get_experiment(
+                name if kind == "experiment" else self._client.get_run(name).info.experiment_id
+            )
+        return self._restorable(experiment) if _is_deleted(experiment) else Refused("the run was deleted in MLflow")
+
+    def _restorable(self, experiment: Any) -> Away:
+        command = f"MLFLOW_TRACKING_URI={masked(self._uri)} mlflow experiments restore -x {experiment.experiment_id}"
+        return Away(
+            f"MLflow's experiment {experiment.name!r} was deleted: bring it back with `{command}`, or begin runs with "
+            "another tracking.experiment"
+        )
 
     def _cause(self, error: Exception) -> str:
         from requests.exceptions import ConnectionError, RetryError, Timeout
 
+        server = masked(self._uri)
         for link in _chain(error):
             if isinstance(link, Timeout):
-                return f"the server at {self._uri} does not answer in time"
+                return f"the server at {server} does not answer in time"
             if isinstance(link, RetryError):
-                return f"the server at {self._uri} answers with errors: {_one_line(link)}"
+                return f"the server at {server} answers with errors: {self._said(link)}"
             if isinstance(link, ConnectionError):
-                return f"no server answers at {self._uri}"
+                return f"no server answers at {server}"
         status = getattr(error, "get_http_status_code", lambda: None)()
         if status in (401, 403):
-            return f"the server at {self._uri} refuses access ({status})"
-        return _one_line(error)
+            return f"the server at {server} refuses access ({status})"
+        return self._said(error)
 
-
-def _is_http(uri: str) -> bool:
-    return urlparse(uri).scheme in ("http", "https")
+    def _said(self, error: BaseException) -> str:
+        """The error in one line, without this URI's secrets."""
+        return " ".join(scrubbed(str(error), self._uri).split())[:300] or type(error).__name__
 
 
 @contextmanager
@@ -265,6 +274,10 @@ def _alone(uri: str) -> Iterator[None]:
     with open(Path(tempfile.gettempdir()) / name, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _is_deleted(experiment: Any) -> bool:
+    return bool(experiment.lifecycle_stage == "deleted")
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -282,7 +295,3 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while link is not None:
         yield link
         link = link.__cause__ or link.__context__
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

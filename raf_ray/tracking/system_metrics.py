@@ -10,10 +10,10 @@ SAMPLE_SECONDS = 10.0
 
 
 class SystemSampler:
-    """A thread that hands out a sample every SAMPLE_SECONDS until it is stopped."""
+    """A thread that hands out a sample every SAMPLE_SECONDS until it is stopped, or this machine gives none."""
 
-    def __init__(self, take: Callable[[dict[str, float]], object]) -> None:
-        self._take = take
+    def __init__(self, take: Callable[[dict[str, float]], object], warn: Callable[[str], None]) -> None:
+        self._take, self._warn = take, warn
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="system metrics", daemon=True)
         self._thread.start()
@@ -25,9 +25,12 @@ class SystemSampler:
     def _work(self) -> None:
         import psutil
 
-        psutil.cpu_percent()  # the first answer is about no interval
-        while not self._stopped.wait(SAMPLE_SECONDS):
-            self._take(sample())
+        try:
+            psutil.cpu_percent()  # the first answer is about no interval
+            while not self._stopped.wait(SAMPLE_SECONDS):
+                self._take(sample())
+        except Exception as error:  # psutil's and the GPU library's own
+            self._warn(f"MLflow gets no further system metrics of this run ({type(error).__name__}: {error})")
 
 
 def sample() -> dict[str, float]:
