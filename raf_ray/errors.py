@@ -8,5 +8,8 @@ class InputError(ValueError):
 class RunError(RuntimeError):
     """A run that had begun could not go on; its folder is kept with ``status: failed``. Exit code 1."""
 
+    details: str = ""
+    """Further lines for run.log, such as the traceback of another process."""
+
     lost: tuple[str, ...] = ()
     """Actors whose processes are gone, where that was the cause."""

@@ -18,7 +18,6 @@ from raf_ray import assembly
 from raf_ray.config import Config
 from raf_ray.config.loading import differences, dump_yaml, read_yaml, validate
 from raf_ray.errors import InputError, RunError
-from raf_ray.experiment import Watcher
 from raf_ray.federation import cluster
 from raf_ray.files import write_text
 from raf_ray.plans import final_sizes, plan_clients
@@ -31,6 +30,7 @@ from raf_ray.search.placement import Placement, plan_placement
 from raf_ray.search.spec import FREE_TO_CHANGE, Search, SearchConfig
 from raf_ray.search.tracked import tracked
 from raf_ray.tracking.store import check_uri, prepare_store
+from raf_ray.watching import Watcher
 
 SPEC = "search.yaml"
 TUNE = "tune"
@@ -114,7 +114,7 @@ def run_search(
                 raise RunError(f"no trial of {output} finished: {failed}")
             trained = time.monotonic()
             test = score_winner(output, ledger, best)
-            values = write_answer(search, ledger, rows(), test, trained - begin)
+            values = write_answer(search, ledger, rows(), test, trained - begin, warn)
             tracking.answer(ledger, best, test)
     return Answer(output, ledger, rows(), values)
 

@@ -13,13 +13,13 @@ from typing import Any
 from raf_ray.config import Config
 from raf_ray.config.loading import flatten
 from raf_ray.config.tree import TrackingConfig
-from raf_ray.experiment import Watcher
 from raf_ray.search.ledger import Entry, Ledger
 from raf_ray.search.spec import Search
 from raf_ray.tracking.mlflow import MlflowTracker, SearchTracker, log_model_of
 from raf_ray.tracking.outbox import RECORDS, Outbox
 from raf_ray.tracking.sender import Away, send_waiting
 from raf_ray.tracking.store import MlflowStore, prepare_store
+from raf_ray.watching import Guarded, Watcher
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,10 @@ def tracked(search: Search, output: Path, warn: Callable[[str], None]) -> Iterat
         raise
     finally:
         parent.end(status)
-        _settle(output, uri, warn)
+        try:
+            _settle(output, uri, warn)
+        except OSError as error:
+            warn(f"MLflow may lack records of trials ({error}); python -m raf_ray.track sync {output} sends them")
 
 
 def _settle(output: Path, uri: str, warn: Callable[[str], None]) -> None:
@@ -107,4 +110,5 @@ def _watchers(setting: TrackingConfig, search_id: str | None, config: Config, en
         return []
     told = config.model_copy(update={"tracking": setting})
     tags = {"raf_ray.trial": str(entry.number)}
-    return [MlflowTracker(told, log.warning, search_id=search_id, tags=tags, log_model=False, name=entry.name)]
+    tracker = MlflowTracker(told, log.warning, search_id=search_id, tags=tags, log_model=False, name=entry.name)
+    return [Guarded(tracker, "logging to MLflow", log.warning)]
