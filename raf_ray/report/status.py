@@ -17,6 +17,7 @@ from rich.text import Text
 
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
+from raf_ray.federation.run_folder import RunFolder
 from raf_ray.report.plots import METRIC_NAMES
 from raf_ray.report.search import unbeaten
 
@@ -26,7 +27,16 @@ RECENT_ROUNDS = 5
 SETTLED_SECONDS = 60.0
 """After so long without a new line a folder of ended runs gets no other."""
 
-STYLES = {"completed": "green", "finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+DIED = "its process ended without a word, as by a kill or where its disk was full; --resume goes on with it"
+
+STYLES = {
+    "completed": "green",
+    "finished": "green",
+    "running": "cyan",
+    "failed": "red",
+    "died": "red",
+    "interrupted": "yellow",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class RunStatus:
 
     name: str
     status: str
-    """`starting`, or as in results.json"""
+    """`starting`, as in results.json, or `died`: it says `running`, and no process of it lives"""
     error: str
     rounds: int
     """Of the whole run."""
@@ -77,11 +87,17 @@ def read_run(folder: Path, name: str = "") -> RunStatus:
     """A folder with config.yaml. Raises InputError where that cannot be read."""
     config = load_config(file=folder / "config.yaml")
     results = _read_json(folder / "results.json")
+    status, error = results.get("status", "starting"), results.get("error", "")
+    if status == "running" and not RunFolder(folder).is_held():
+        results = _read_json(folder / "results.json")  # it may have ended a moment ago
+        status, error = results.get("status", "starting"), results.get("error", "")
+        if status == "running":
+            status, error = "died", DIED
     marks = [path for path in (folder / "run.log", folder / "config.yaml") if path.exists()]
     return RunStatus(
         name=name or folder.name or str(folder.resolve().name),
-        status=results.get("status", "starting"),
-        error=results.get("error", ""),
+        status=status,
+        error=error,
         rounds=config.federation.rounds,
         rows=_whole_rows(folder / "rounds.csv"),
         scores=_whole_rows(folder / "scores.csv"),
