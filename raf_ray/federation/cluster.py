@@ -56,7 +56,8 @@ def find_address(address: str | None) -> str | None:
     if "://" in address:
         raise InputError(
             f"{what} {printable(address)}: a federation's driver must run inside the cluster; run the command on one "
-            "of its nodes with --address HOST:PORT, or submit it as a job with --address http://HOST:8265 (the dashboard)"
+            "of its nodes with --address HOST:PORT, or submit it as a job with --address http://HOST:8265 (the "
+            "dashboard)"
         )
     try:
         knock(*host_and_port(address, what))
