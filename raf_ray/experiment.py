@@ -18,10 +18,10 @@ from raf_ray.assembly import Prepared
 from raf_ray.config import Config, load_config, write_yaml
 from raf_ray.config.loading import differences
 from raf_ray.errors import InputError, RunError
-from raf_ray.federation.driver import Federation, save_plain
+from raf_ray.federation.driver import Federation
 from raf_ray.federation.messages import Event, Failed, Finished, Noted, Sample
 from raf_ray.federation.pool import InProcessPool, Member
-from raf_ray.federation.run_folder import Checkpoint, RunFolder
+from raf_ray.federation.run_folder import Checkpoint, RunFolder, save_plain
 from raf_ray.paths import given_path
 from raf_ray.pictures import draw_missing
 from raf_ray.plans import expected_pixels

@@ -326,13 +326,6 @@ class Federation:
         return Failed(message, status)
 
 
-def save_plain(values: Mapping[str, Any], path: Any) -> None:
-    """Write plain tensors and containers, atomically."""
-    import torch
-
-    write_atomically(path, lambda temporary: torch.save(dict(values), temporary))
-
-
 def _no_nan(value: Any) -> Any:
     """NaN becomes null, so that results.json is JSON."""
     if isinstance(value, Mapping):

@@ -71,6 +71,22 @@ class Checkpoint:
     """Tier -> running cost sums"""
 
 
+def save_plain(values: Mapping[str, Any], path: Path) -> None:
+    """Write plain tensors and containers, atomically. Raises OSError where they cannot be written."""
+    import torch
+
+    def write(temporary: Path) -> None:
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(dict(values), file)
+        except RuntimeError as error:  # in closing its archive torch stumbles over what the disk did not take
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+    write_atomically(path, write)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     path: Path
@@ -211,7 +227,7 @@ class RunFolder:
             "totals": checkpoint.totals,
             "costs": checkpoint.costs,
         }
-        write_atomically(self / "checkpoint.pt", lambda path: torch.save(values, path))
+        save_plain(values, self / "checkpoint.pt")
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The last checkpoint, or None where the run ended before its first."""
