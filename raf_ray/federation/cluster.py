@@ -97,6 +97,11 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
             private = False
     except ray.exceptions.AuthenticationError as error:
         raise InputError(f"no token for the Ray cluster was found: {TOKEN_ADVICE}") from error
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "Ray takes no name that is not UTF-8, neither on the command line nor in the working directory's path; "
+            "rename the folder, or run in this process alone with federation.engine=in_process"
+        ) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         if running not in (None, "local"):
             _refuse_token(running)

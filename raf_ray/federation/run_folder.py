@@ -254,10 +254,12 @@ class RunFolder:
         write_json(self / "results.json", values)
 
     def mark_ended(self, status: str, cause: str) -> None:
-        """Where results.json still says `running`, say how the run ended: its driver could not."""
+        """Where results.json is missing or still says `running`, say how the run ended: its driver could not."""
+        if not (self / "config.yaml").is_file():
+            return
         with contextlib.suppress(OSError, InputError):
-            results = self.results()
-            if results is not None and results.get("status") == "running":
+            results = self.results() or {"status": "running"}
+            if results.get("status") == "running":
                 self.end_results({**results, "status": status, "error": cause})
 
     def results(self) -> dict[str, Any] | None:
