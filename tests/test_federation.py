@@ -252,8 +252,14 @@ def test_names_of_any_characters_run_on_ray(ray_cluster, tmp_path):
     assert not [event for event in record.events if isinstance(event, Noted)]
 
 
-@pytest.mark.parametrize(("address", "says"), [("127.0.0.1:{port}", "connected to the Ray cluster at"),
-                                               ("127.0.0.1:1", "no Ray cluster answers"), ("x", "is not HOST:PORT")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("127.0.0.1:{port}", "connected to the Ray cluster at"),
+        ("127.0.0.1:1", "no Ray cluster answers"),
+        ("x", "is not HOST:PORT"),
+    ],
+)
 def test_a_wrong_address_is_refused_where_the_process_is_connected(address, says, ray_cluster, tmp_path):
     import ray
 
