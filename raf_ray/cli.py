@@ -14,6 +14,7 @@ from typing import NoReturn
 from raf_ray.config import Config, load_config
 from raf_ray.errors import InputError, RunError
 from raf_ray.masking import masked_in
+from raf_ray.terminal import PIPE_CLOSED, PipeClosed, safe_streams
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,18 +36,30 @@ def config_from(arguments: argparse.Namespace) -> Config:
 
 
 def run_command(main: Callable[[Sequence[str]], None], words: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code: 2 for a wrong request, 1 for a run that failed, 130 when stopped."""
+    """Run a command; its exit code: 2 for a wrong request, 1 for a run that failed, 130 when stopped.
+
+    141 where the reader of its output has left; see `raf_ray.terminal.safe_streams`.
+    """
+    try:
+        with safe_streams():
+            return _run(main, sys.argv[1:] if words is None else words)
+    except PipeClosed:
+        return PIPE_CLOSED
+
+
+def _run(main: Callable[[Sequence[str]], None], words: Sequence[str]) -> int:
     try:
         with _signals_raise():
-            main(sys.argv[1:] if words is None else words)
+            main(words)
     except InputError as error:
         return _end(f"error: {error}", 2)
     except RunError as error:
         return _end(f"failed: {error}", 1)
     except KeyboardInterrupt as error:
         return _end(f"stopped{f' ({error})' if str(error) else ''}", 130)
-    except BrokenPipeError:
-        return 141
+    except OSError as error:  # no folder of a run, which says so itself: such as a disk that is full at the end
+        where = f"{error.filename}: " if error.filename else ""
+        return _end(f"failed: {where}{error.strerror or error}", 1)
     return 0
 
 

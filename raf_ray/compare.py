@@ -18,16 +18,18 @@ from raf_ray.config import Config
 from raf_ray.config.loading import merge, preset_path, read_yaml, validate
 from raf_ray.config.tree import ObjectiveConfig
 from raf_ray.errors import InputError
-from raf_ray.experiment import connected, run_prepared, watchers_for
+from raf_ray.experiment import connected, run_prepared
 from raf_ray.federation.run_folder import RunFolder
 from raf_ray.files import write_json, write_text
 from raf_ray.metrics.drift import drift_to_reference
 from raf_ray.plans import expected_pixels, plan_clients
+from raf_ray.report.figure import picture_problem
 from raf_ray.report.plots import draw_drift
 from raf_ray.sources import picture_notes
 from raf_ray.terminal import warn
 from raf_ray.tracking.checks import check_tracking
 from raf_ray.tracking.mlflow import log_afterwards
+from raf_ray.watching import watchers_for
 
 BUDGET_METHOD = "raf-mixed"
 """--equal-compute stops every method at this one's forward pixels."""
@@ -121,6 +123,7 @@ def compare(
     with connected(config, len(next(iter(prepared.values())).plans), address) as description:
         if description:
             console.print(description, style="dim", highlight=False, soft_wrap=True)
+        _make_folder(output)
         for name, request in prepared.items():
             results[name] = _one(request, output / name, resume, overwrite, address, console, name)
     _add_references(results, output)
@@ -130,7 +133,8 @@ def compare(
             log_afterwards(config, output / name, drift, values["rounds"], partial(warn, console))
     write_json(output / "comparison.json", {"equal_compute": equal_compute, "runs": results})
     write_text(output / "comparison.csv", _csv(results))
-    draw_drift(output / "drift.png", results)
+    if problem := picture_problem(output / "drift.png", draw_drift, results):
+        warn(console, problem)
     return results
 
 
@@ -160,11 +164,16 @@ def _choose(every: Mapping[str, Config], only: Sequence[str] | None) -> dict[str
 
 
 def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output {output} is a file; choose a folder")
     if output.is_dir() and any(output.iterdir()) and not resume and not overwrite:
         raise InputError(
             f"output folder {output} is not empty; choose another --output, or add --resume to go on with its "
             "comparison or --overwrite to replace its runs"
         )
+
+
+def _make_folder(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -19,5 +19,8 @@ class RunError(RuntimeError):
     def __init__(self, sentence: str) -> None:
         super().__init__(masked_in(sentence))
 
+    details: str = ""
+    """Further lines for run.log, such as the traceback of another process."""
+
     lost: tuple[str, ...] = ()
     """Actors whose processes are gone, where that was the cause."""

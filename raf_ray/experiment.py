@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from raf_ray import assembly
 from raf_ray.assembly import Prepared
@@ -21,19 +20,17 @@ from raf_ray.config.loading import differences, use_of
 from raf_ray.config.plain_yaml import shown
 from raf_ray.config.tree import Use
 from raf_ray.errors import InputError, RunError
-from raf_ray.federation.driver import Federation, save_plain
-from raf_ray.federation.messages import Event, Failed, Finished
+from raf_ray.federation.driver import Federation
+from raf_ray.federation.messages import Event, Failed, Finished, Noted, Sample
 from raf_ray.federation.pool import InProcessPool, Member
-from raf_ray.federation.run_folder import Checkpoint, RunFolder
+from raf_ray.federation.run_folder import Checkpoint, RunFolder, save_plain
 from raf_ray.paths import given_path
+from raf_ray.pictures import draw_missing
 from raf_ray.plans import expected_pixels
-from raf_ray.report.plots import draw_drift, draw_samples
-from raf_ray.terminal import warn
 from raf_ray.tracking.checks import check_tracking
-from raf_ray.tracking.mlflow import MlflowTracker
-from raf_ray.tracking.progress import ProgressDisplay
+from raf_ray.watching import Watcher, trackers_for
 
-log = logging.getLogger("raf_ray.tracking")
+log = logging.getLogger(__name__)
 
 STOP_SECONDS = 15.0
 
@@ -52,14 +49,6 @@ class Results:
     def by_resolution(self) -> dict[str, float]:
         """Size -> score on the final split, in [0, 1]."""
         return dict(self.values["by_resolution"])
-
-
-class Watcher(Protocol):
-    """Sees a run's events: progress on the terminal, MLflow, a test."""
-
-    def begin(self, prepared: Prepared, folder: Path) -> None: ...
-    def see(self, event: Event) -> None: ...
-    def end(self, folder: Path, results: dict[str, Any] | None) -> None: ...
 
 
 def run_federation(
@@ -93,7 +82,7 @@ def run_federation(
     prepared = assembly.prepare(config)
     folder = given_path(output, "output") if output is not None else new_folder(Path("runs"), "run")
     if watchers is None:
-        watchers = [MlflowTracker(config, log.warning)] if config.tracking.mlflow else []
+        watchers = trackers_for(config, logging.getLogger("raf_ray.tracking").warning)
     finished = check_output(folder, config, resume=resume, overwrite=overwrite)
     if finished is None:
         check_tracking(config.tracking, folder.parent)
@@ -123,6 +112,8 @@ def run_prepared(
             pass
     finished = check_output(output, prepared.config, resume=resume, overwrite=overwrite)
     if finished is not None:
+        with folder.logged():
+            _draw(prepared, folder, finished, watchers)
         return Results(output, finished)
     tiers = {plan.name: plan.tier for plan in prepared.plans}
     rounds = prepared.config.federation.rounds
@@ -145,14 +136,6 @@ def connected(config: Config, clients: int, address: str | None) -> Iterator[str
         if description is not None:
             cluster.plan_shares(clients, config.resources.cpus_per_client, config.resources.gpus_per_client)
         yield description
-
-
-def watchers_for(config: Config, console: Console, title: str = "") -> list[Watcher]:
-    """The watchers of a command: progress, and MLflow where it is asked for."""
-    watchers: list[Watcher] = [ProgressDisplay(console, title)]
-    if config.tracking.mlflow:
-        watchers.append(MlflowTracker(config, partial(warn, console)))
-    return watchers
 
 
 def new_folder(parent: Path, name: str = "") -> Path:
@@ -214,9 +197,9 @@ def _on_ray(prepared: Prepared, shares: Any, run: str, make: Callable[..., Feder
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from raf_ray.federation.actors import DriverActor, RayPool
+    from raf_ray.federation.actors import DriverActor, RayPool, cause_of
     from raf_ray.federation.cluster import DRIVER_CPUS, wait_until_free
-    from raf_ray.federation.names import DRIVER, new_namespace
+    from raf_ray.federation.names import DRIVER, new_namespace, ray_name
 
     free = ray.available_resources().get("CPU", 0.0)
     members = members_of(prepared)
@@ -226,7 +209,7 @@ def _on_ray(prepared: Prepared, shares: Any, run: str, make: Callable[..., Feder
     driver = DriverActor.options(
         name=DRIVER, namespace=namespace, num_cpus=DRIVER_CPUS, scheduling_strategy=here
     ).remote(partial(make, members=members, make_pool=partial(RayPool, members, scorer, shares, namespace)))
-    events = driver.run.options(name=f"run {run}", num_returns="streaming").remote()
+    events = driver.run.options(name=f"run {ray_name(run)}", num_returns="streaming").remote()
     try:
         for reference in events:
             yield ray.get(reference)
@@ -235,7 +218,8 @@ def _on_ray(prepared: Prepared, shares: Any, run: str, make: Callable[..., Feder
             ray.get(driver.stop.remote(STOP_SECONDS), timeout=STOP_SECONDS + 5)
         raise
     except ray.exceptions.RayError as error:
-        raise RunError(f"the driver process died: {' '.join(str(error).split())[:300]}") from error
+        log.error("the driver failed\n%s", error)
+        raise RunError(f"the driver failed: {cause_of(error)} (see run.log)") from error
     finally:
         ray.kill(driver)
         wait_until_free(free)
@@ -298,29 +282,50 @@ def _watch(
     watchers: Sequence[Watcher],
 ) -> Results:
     results: dict[str, Any] | None = None
-    begun: list[Watcher] = []
-    try:
-        for watcher in watchers:
-            watcher.begin(prepared, folder.path)
-            begun.append(watcher)
-        with closing(engine(_federation(prepared, folder.path, checkpoint))) as events:
-            for event in events:
-                for watcher in watchers:
-                    watcher.see(event)
-                if isinstance(event, Failed):
-                    raise RunError(event.message) if event.status == "failed" else KeyboardInterrupt(event.message)
-                if isinstance(event, Finished):
-                    results = event.results
-                    draw_drift(folder / "drift.png", {folder.path.name: results})
-                    draw_samples(folder / "samples.png", event.samples, prepared.skeleton)
-    except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # SystemExit: Tune ends a trial
-        folder.mark_ended("interrupted" if stopped else "failed", str(error))
-        if isinstance(error, OSError):
-            raise RunError(f"cannot write to {folder.path}: {error.strerror or error}") from error
-        raise
-    finally:
-        for watcher in reversed(begun):
-            watcher.end(folder.path, results)
+
+    def end(watcher: Watcher) -> None:
+        watcher.end(folder.path, results)
+
+    with folder.logged(), ExitStack() as begun:
+        try:
+            for watcher in watchers:
+                watcher.begin(prepared, folder.path)
+                begun.callback(end, watcher)
+            events = _checked(engine(_federation(prepared, folder.path, checkpoint)), folder)
+            with closing(events):
+                for event in events:
+                    for watcher in watchers:
+                        watcher.see(event)
+                    if isinstance(event, Failed):
+                        raise RunError(event.message) if event.status == "failed" else KeyboardInterrupt(event.message)
+                    if isinstance(event, Finished):
+                        results = event.results
+                        _draw(prepared, folder, results, watchers, event.samples)
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # SystemExit: Tune ends a trial
+            folder.mark_ended("interrupted" if stopped else "failed", str(error))
+            raise
     assert results is not None
     return Results(folder.path, results)
+
+
+def _checked(events: Generator[Event], folder: RunFolder) -> Generator[Event]:
+    """The same; an OSError of what makes them is told in a sentence."""
+    try:
+        yield from events
+    except OSError as error:
+        raise RunError(folder.told(error)) from error
+
+
+def _draw(
+    prepared: Prepared,
+    folder: RunFolder,
+    results: dict[str, Any],
+    watchers: Sequence[Watcher],
+    samples: Sequence[Sample] | None = None,
+) -> None:
+    """Draw what is missing; the watchers are told what cannot be drawn."""
+    for problem in draw_missing(prepared, folder.path, results, samples):
+        log.warning("%s", problem)
+        for watcher in watchers:
+            watcher.see(Noted(problem))

@@ -56,10 +56,11 @@ def main(words: Sequence[str]) -> None:
     config = _resumed_config(arguments) or config_from(arguments)
 
     from raf_ray.compare import compare
-    from raf_ray.experiment import new_folder, run_federation, watchers_for
+    from raf_ray.experiment import new_folder, run_federation
     from raf_ray.paths import given_path
     from raf_ray.report.tables import results_table, upsampled_lines
     from raf_ray.terminal import make_console
+    from raf_ray.watching import watchers_for
 
     console = make_console()
     output = (
@@ -73,7 +74,7 @@ def main(words: Sequence[str]) -> None:
         )  # fmt: skip
         table = results_table(results, baseline="fedavg-mixed")
         lines = [line for values in results.values() for line in upsampled_lines(values)]
-        shown = "drift.png, comparison.json and a folder for each run"
+        shown = f"{_there(output, 'drift.png', 'comparison.json')} and a folder for each run"
     else:
         finished = run_federation(
             config, output, resume=arguments.resume, overwrite=arguments.overwrite, address=arguments.address,
@@ -81,12 +82,16 @@ def main(words: Sequence[str]) -> None:
         )  # fmt: skip
         table = results_table({output.name: finished.values})
         lines = list(upsampled_lines(finished.values))
-        shown = "drift.png, samples.png, results.json, model.pt"
+        shown = _there(output, "drift.png", "samples.png", "results.json", "model.pt")
     console.print()
     console.print(table)
     for line in dict.fromkeys(lines):
         console.print(line, highlight=False)
     console.print(f"Results: {output} ({shown})", highlight=False, soft_wrap=True)
+
+
+def _there(folder: Path, *names: str) -> str:
+    return ", ".join(name for name in names if (folder / name).is_file())
 
 
 def _kind(arguments: argparse.Namespace) -> str:

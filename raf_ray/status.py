@@ -37,16 +37,18 @@ def main(words: Sequence[str]) -> None:
     from rich.console import Group
     from rich.live import Live
 
+    from raf_ray.addresses import is_url, web_address
     from raf_ray.terminal import make_console
 
     console = make_console(120)
 
     def view() -> tuple[Group, bool]:
-        if arguments.what.startswith(("http://", "https://")):
+        if is_url(arguments.what):
             from raf_ray.federation.observe import observe
             from raf_ray.report.cluster import cluster_view
 
-            return cluster_view(observe(arguments.what), arguments.what), False
+            address = web_address(arguments.what, "ADDRESS")
+            return cluster_view(observe(address), address), False
         from raf_ray.paths import given_path
         from raf_ray.report.status import read_folder
 

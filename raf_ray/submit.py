@@ -10,9 +10,9 @@ import argparse
 import asyncio
 import logging
 import os
+import re
 import shlex
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -22,8 +22,9 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
 
+from raf_ray.addresses import is_url, knock, web_address
 from raf_ray.errors import InputError, RunError
 from raf_ray.federation.cluster import TOKEN_ADVICE
 from raf_ray.masking import masked_in
@@ -56,9 +57,13 @@ NOT_SENT = (
 
 
 def dashboard_of(address: str | None) -> str | None:
-    """The dashboard's URL, if `address` (or RAY_ADDRESS) is one: the command is then submitted there as a job."""
+    """The dashboard's URL, if `address` (or RAY_ADDRESS) is one: the command is then submitted there as a job.
+
+    Raises InputError for a URL that is none.
+    """
+    what = "--address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS") or ""
-    return address.rstrip("/") if address.startswith(("http://", "https://")) else None
+    return web_address(address, what) if is_url(address) else None
 
 
 def submit(module: str, words: Sequence[str], dashboard: str, kind: str, say: Callable[[str], None]) -> None:
@@ -83,7 +88,7 @@ def submit(module: str, words: Sequence[str], dashboard: str, kind: str, say: Ca
     for option in ("--address", "--config", "--output"):
         options.add_argument(option)
     own, rest = options.parse_known_args(words)
-    job = f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+    job = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', kind)}-{datetime.now():%Y%m%d-%H%M%S}"
     output = own.output or job
     where = output if output.startswith("/") else f"~/{RESULTS}/{output}"
     command = ["python", "-m", module, *rest, *(["--config", CONFIG] if own.config else [])]
@@ -114,11 +119,10 @@ def submit(module: str, words: Sequence[str], dashboard: str, kind: str, say: Ca
 
 def connect(dashboard: str) -> Any:
     """A client of the cluster's job server. Raises InputError where none answers or a token is asked for."""
-    parts = urlparse(dashboard)
+    parts = urlsplit(dashboard)
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "", port), timeout=5).close()
-    except (OSError, ValueError) as error:
+        knock(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    except OSError as error:
         raise InputError(
             f"no Ray dashboard answers at {dashboard} ({error}); start the cluster, or open a tunnel to it with "
             "`ray dashboard CLUSTER.yaml`"
@@ -242,7 +246,7 @@ def _conclude(job: str, details: Any, where: str, say: Callable[[str], None]) ->
     from ray.job_submission import JobStatus
 
     refused = details.driver_exit_code == 2
-    host = urlparse(details.driver_agent_http_address or "").hostname
+    host = urlsplit(details.driver_agent_http_address or "").hostname
     if host is not None and not refused:
         name = PurePosixPath(where).name
         say(f"The run's folder is on the cluster's head node ({host}): {where}")

@@ -86,7 +86,8 @@ def main(words: Sequence[str]) -> None:
     console.print(f"Trial {best['trial']} on test (%): {'  '.join(scored)}", highlight=False, soft_wrap=True)
     if len(search.metrics) > 1:
         front = ", ".join(map(str, answer.values["front"]))
-        console.print(f"Pareto front: trials {front} (pareto.png)", highlight=False, soft_wrap=True)
+        drawn = " (pareto.png)" if (output / "pareto.png").is_file() else ""
+        console.print(f"Pareto front: trials {front}{drawn}", highlight=False, soft_wrap=True)
     console.print(f"Results: {output} (report.html, best.yaml, trials.csv)", highlight=False, soft_wrap=True)
 
 

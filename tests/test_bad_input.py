@@ -10,6 +10,7 @@ import torch
 
 from raf_ray import evaluate, predict, run
 from raf_ray.cli import run_command
+from raf_ray.federation import cluster
 from tests.tiny import WORDS, tiny
 
 ENGINE = "federation.engine=in_process"
@@ -94,10 +95,43 @@ def test_wrong_words(words, says, capsys, here):
 @pytest.mark.parametrize(
     ("address", "says"),
     [("ray://somewhere:10001", "must run inside the cluster"), ("somewhere", "is not HOST:PORT"),
-     ("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1")],
+     ("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"), ("127.0.0.1:99999", "the port must be a number from 1"),
+     ("127.0.0.1:²", "the port must be a number from 1"), ("[::1:6379", "is not HOST:PORT"),
+     ("[::1]:1", "no Ray cluster answers at [::1]:1"), ("a..b:6379", "is no name of a host"), (":6379", "HOST:PORT")],
 )  # fmt: skip
 def test_an_address_that_no_cluster_answers(address, says, capsys, here):
     refused(capsys, here, [*WORDS, "--address", address], says)
+
+
+def start_privately(monkeypatch) -> None:
+    """As in a fresh process on a machine without a cluster."""
+    for name in ("RAY_ADDRESS", "RAY_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cluster, "_started_here", lambda: None)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [("/tmp/" + "x" * 90, "characters too long for Ray's sockets; set RAY_TMPDIR to a short path"),
+     ("/proc/nowhere", "Ray cannot keep its files in /proc/nowhere/ray"), ("relative", "is no absolute path"),
+     ("/dev/null", "Ray cannot keep its files in /dev/null/ray")],
+)  # fmt: skip
+def test_a_folder_where_ray_cannot_keep_its_files(name, folder, says, capsys, here, monkeypatch):
+    start_privately(monkeypatch)
+    monkeypatch.setenv(name, folder)
+    refused(capsys, here, WORDS, says, name, "set RAY_TMPDIR to a short path of a folder that can be written")
+
+
+def test_a_home_where_ray_cannot_keep_its_token(capsys, here, monkeypatch):
+    start_privately(monkeypatch)
+
+    def init(**options):
+        raise PermissionError(13, "Permission denied", "/home/me/.ray")
+
+    monkeypatch.setattr("ray.init", init)
+    refused(capsys, here, WORDS, "Ray cannot keep its files in /home/me/.ray: Permission denied; set HOME")
 
 
 def test_a_client_without_people(capsys, here, tmp_path):

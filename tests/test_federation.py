@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from raf_ray import run_federation
+from raf_ray import experiment, run_federation
 from raf_ray.config import load_config, write_yaml
 from raf_ray.errors import InputError, RunError
-from raf_ray.federation.messages import ActorLost, ClientFinished, RoundFinished, Scored
+from raf_ray.federation import cluster
+from raf_ray.federation.actors import cause_of
+from raf_ray.federation.messages import ActorLost, ClientFinished, Noted, RoundFinished, Scored
 from raf_ray.federation.run_folder import RunFolder
+from tests import broken
 from tests.tiny import WORDS, tiny
 
 
@@ -210,6 +214,64 @@ def test_a_client_whose_process_dies_is_named(ray_cluster, tmp_path):
     (lost,) = [event for event in record.events if isinstance(event, ActorLost)]
     assert lost.actor == f"client-{lost.tier}-000"
     assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "failed"
+
+
+def test_the_drivers_own_error_is_whole_in_the_log_and_its_last_line_in_the_sentence(
+    ray_cluster, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(experiment, "_federation", lambda *words: broken.no_federation)
+    with pytest.raises(
+        RunError, match=r"^the driver failed: its process died \(ValueError: none at all\) \(see run\.log"
+    ):
+        run_federation(tiny(), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "failed"
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert "in no_federation" in log and "ValueError: none at all" in log
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [("died.\n\tclass_name: A\n\tpid: 7\nThe actor is dead because it was killed.\nIt never ran.",
+      "its process died (The actor is dead because it was killed. It never ran.)"),
+     ("died because of\n  File x.py, line 1\n    f()\n    ^^^\nValueError: é", "its process died (ValueError: é)"),
+     ("", "its process died (RayError)"), ("only\n  indented", "its process died (indented)")],
+)  # fmt: skip
+def test_of_rays_words_on_a_death_the_reason_is_told(words, cause):
+    from ray.exceptions import RayError, RayTaskError
+
+    assert cause_of(RayError(words)) == cause
+    own = InputError("the folder is in use")
+    assert cause_of(RayTaskError("run", f"Traceback\n{'x' * 400}", own)) == "the folder is in use"
+
+
+def test_names_of_any_characters_run_on_ray(ray_cluster, tmp_path):
+    record = Record()
+    tiers = ["resolution.tiers={'[red]é $x_': 64x48, mid: 32x24}", "federation.clients=['[red]é $x_', mid]"]
+    found = run_federation(tiny("federation.rounds=1", *tiers), tmp_path / "[b]é 日本 a\udcffb", watchers=[record])
+    assert found.values["status"] == "completed" and (found.folder / "drift.png").is_file()
+    assert not [event for event in record.events if isinstance(event, Noted)]
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("127.0.0.1:{port}", "connected to the Ray cluster at"),
+        ("127.0.0.1:1", "no Ray cluster answers"),
+        ("x", "is not HOST:PORT"),
+    ],
+)
+def test_a_wrong_address_is_refused_where_the_process_is_connected(address, says, ray_cluster, tmp_path):
+    import ray
+
+    own = ray.get_runtime_context().gcs_address
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = address.format(port=other.getsockname()[1])
+        with pytest.raises(InputError, match=says):
+            run_federation(tiny(), tmp_path / "run", address=address)
+    assert not (tmp_path / "run").exists()
+    for same in (own, f"127.0.0.1:{own.rpartition(':')[2]}", "auto", "local", None):
+        with cluster.joined(same, dashboard=False):
+            assert ray.is_initialized()
 
 
 def test_clients_that_do_not_fit_are_refused_with_the_arithmetic(ray_cluster, tmp_path):

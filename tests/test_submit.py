@@ -85,6 +85,26 @@ def test_a_dashboards_url_is_told_from_other_addresses(monkeypatch):
     assert dashboard_of("local") is None
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://[x", "http://", "https://", "http:///x", "http://host:99999", "http://host:-1", "http://host:port",
+     "http://ho st:8265", "http:8265", "http://[::1", "http://" + "a" * 64 + ".example:1", "HTTP://:8265"],
+)  # fmt: skip
+def test_a_url_that_is_none_is_refused_wherever_it_comes_from(address, monkeypatch, capsys):
+    for words in ([*WORDS, "--address", address], WORDS):
+        assert run_command(run.main, words) == 2
+        named = "--address" if words is not WORDS else "RAY_ADDRESS"
+        assert capsys.readouterr().err == (
+            f"error: {named} {address} is no address of a server; give http://HOST:PORT\n"
+        )
+        monkeypatch.setenv("RAY_ADDRESS", address)
+
+
+def test_a_url_is_known_by_its_scheme_in_any_case():
+    assert dashboard_of("HTTP://Head:8265/") == "http://Head:8265"
+    assert dashboard_of("http://[::1]:8265") == "http://[::1]:8265"
+
+
 def test_a_dashboard_that_does_not_answer(capsys):
     assert run_command(run.main, [*WORDS, "--address", "http://127.0.0.1:1"]) == 2
     error = capsys.readouterr().err.strip()

@@ -28,7 +28,7 @@ from raf_ray.federation.messages import (
     Scored,
     Scores,
 )
-from raf_ray.federation.names import new_namespace, run_of
+from raf_ray.federation.names import new_namespace, plain_name, ray_name, run_of
 from raf_ray.federation.run_folder import RunFolder
 from raf_ray.report.status import best_trials
 from tests.tiny import tiny
@@ -146,6 +146,26 @@ def test_gauges_are_set_again_with_their_last_values_and_nothing_else_is(said):
     said.clear()
     watched.refresh()
     assert {(name, tags): value for _, name, value, tags in said} == told and len(said) == len(told)
+
+
+def test_any_name_becomes_a_tag_in_ascii_that_gives_it_back(said):
+    for name in ("é [b] 日本", "a\udcffb", 'quote" \\ %41 \n', "plain-name_1.0 [x]$"):
+        assert ray_name(name).isascii() and ray_name(name).isprintable() and plain_name(ray_name(name)) == name
+        assert run_of(new_namespace(name)) == name
+    assert ray_name("plain-name_1.0 [x]$/é") == "plain-name_1.0 [x]$/%C3%A9"
+    list(meters.metered([ClientFinished(1, "c", "é", 24, 1.5, 0.5, 700.0, "cpu")], meters.Meters("é")))
+    assert [tags[0] for _, _, _, tags in said] == ["%C3%A9"] * 3
+
+
+def test_metrics_that_fail_are_noted_once_and_end_nothing(said, monkeypatch, caplog):
+    def refuses(self, value, tags):
+        raise ValueError("no such tag")
+
+    monkeypatch.setattr(meters.Gauge, "set", refuses)
+    monkeypatch.setattr(meters, "REFRESH_SECONDS", 0.001)
+    first, *rest = meters.metered(EVENTS, meters.Meters("mine"))
+    assert rest == EVENTS and "Ray's metrics of this run end here (ValueError: no such tag)" in first.message
+    assert len(caplog.records) == 1 and caplog.records[0].exc_info
 
 
 def test_the_thread_that_keeps_gauges_alive_ends_with_the_run(said, monkeypatch):
@@ -270,15 +290,16 @@ def test_status_shows_a_run_that_is_being_written_and_follows_it_to_its_end(trac
     rows = (folder / "rounds.csv").read_text()
     (folder / "rounds.csv").write_text(rows[:-7])  # the second round's line is half written
     seconds = float(table(traced / "rounds.csv")[0]["seconds"])
-    text = shown(capsys, folder)
-    assert f"1 of 2, about {seconds:.0f} s left" in text and re.search(r"status +running", text)
 
     def ends(_seconds):
         (folder / "rounds.csv").write_text(rows)
         (folder / "results.json").write_text(json.dumps(results))
 
     monkeypatch.setattr(status.time, "sleep", ends)
-    assert "2 of 2" in shown(capsys, folder, "--follow")
+    with RunFolder(folder).locked():  # as its driver does
+        text = shown(capsys, folder)
+        assert f"1 of 2, about {seconds:.0f} s left" in text and re.search(r"status +running", text)
+        assert "2 of 2" in shown(capsys, folder, "--follow")
 
 
 def test_status_shows_a_line_a_run_of_a_comparison(traced, tmp_path, capsys):
@@ -302,7 +323,7 @@ TRIALS = [
 
 def test_status_shows_a_line_a_trial_of_a_search_and_the_best(tmp_path, capsys):
     (tmp_path / "trials.json").write_text(json.dumps({"trials": TRIALS, "metric": ["score_mean"], "mode": ["max"]}))
-    text = shown(capsys, tmp_path)
+    text = shown(capsys, tmp_path)  # of the trial that runs there is no folder to be found dead
     assert re.search(r"\*1 +finished +3 +0\.7 +optimizer\.lr=0\.001", text)
     assert re.search(r" 4 +failed +3 +- ", text)
     assert "6 trials: 3 finished, 1 running, 1 superseded, 1 failed" in text
@@ -316,7 +337,12 @@ def test_the_best_of_two_metrics_are_the_trials_that_none_beats_in_both():
 
 
 @pytest.mark.parametrize(
-    "what, cause", [("nowhere", "holds no run"), ("http://127.0.0.1:9", "no Ray dashboard answers")]
+    "what, cause",
+    [
+        ("nowhere", "holds no run"),
+        ("http://127.0.0.1:9", "no Ray dashboard answers"),
+        ("http://[x", "is no address of a server"),
+    ],
 )
 def test_status_of_nothing_is_one_sentence_and_exit_code_2(what, cause, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

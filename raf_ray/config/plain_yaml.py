@@ -13,6 +13,8 @@ from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
+from raf_ray.masking import masked_in
+
 MOST_CHARACTERS = 1_000_000
 MOST_VALUES = 200_000
 """With aliases written out, of which a few lines can stand for billions."""
@@ -168,9 +170,9 @@ def _told(error: MarkedYAMLError) -> str:
 
 
 def shown(value: Any, most: int = 80) -> str:
-    """A value as Python writes it, cut where it is long."""
+    """A value as Python writes it, its passwords masked, cut where it is long."""
     try:
-        text = repr(value)
+        text = masked_in(repr(value))
     except (ValueError, RecursionError):  # an integer of thousands of digits; lists around lists
         return f"a {type(value).__name__} too long to show"
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -23,7 +23,7 @@ from raf_ray.federation.actor_log import ActorLog
 from raf_ray.federation.client import Client, Update
 from raf_ray.federation.messages import Event, Scores
 from raf_ray.federation.meters import Meters, metered
-from raf_ray.federation.names import EVALUATOR
+from raf_ray.federation.names import EVALUATOR, ray_name
 from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member, NodeError, Score, told
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ STILL_WAITING_SECONDS = 60.0
 """After so long without news the log says who is waited for. Ray reports a death by itself."""
 
 NODE_ANSWERS_SECONDS = 3.0
+LONGEST_CAUSE = 300
+"""Characters of Ray's words in a sentence; run.log has them whole."""
+
 SHOWN = 8
 """Clients that an error names before it only counts them; run.log names all."""
 
@@ -52,7 +55,7 @@ class ClientHost:
         self._client: Client | None = None
 
     def __repr__(self) -> str:
-        return self._name
+        return ray_name(self._name)
 
     def build(self, yields: bool) -> str:
         """Build the client: here and not in the constructor, whose exceptions Ray reports as a death.
@@ -178,7 +181,7 @@ class RayPool:
         ).remote(make_score)
         self._clients = {
             member.name: ClientActor.options(
-                name=member.name,
+                name=ray_name(member.name),
                 namespace=namespace,
                 num_cpus=shares.client_cpus,
                 num_gpus=shares.client_gpus or None,
@@ -276,11 +279,11 @@ class RayPool:
         if node is not None and not isinstance(error, RayTaskError) and not node.answers():
             return self._lost_node(node, round_index, error)
         if name not in self._members:
-            return _lost(RunError(f"the {name} {what}: {_cause(error)}"), name, error)
+            return _lost(RunError(f"the {name} {what}: {cause_of(error)}"), name, error)
         tier = self._members[name].tier
         if round_index is None:
-            return _lost(RunError(f"client {name} (tier {tier}) {what}: {_cause(error)}"), name, error)
-        return _lost(ClientError(name, tier, round_index, _cause(error), details=str(error)), name, error)
+            return _lost(RunError(f"client {name} (tier {tier}) {what}: {cause_of(error)}"), name, error)
+        return _lost(ClientError(name, tier, round_index, cause_of(error)), name, error)
 
     def _lost_node(self, node: Node, round_index: int | None, error: Exception) -> NodeError:
         names = self._living_on(node)
@@ -301,7 +304,8 @@ class RayPool:
 
 
 def _lost(failure: RunError, name: str, error: Exception) -> RunError:
-    """The same, saying that the actor is lost where its process is gone."""
+    """The same with Ray's own words; saying that the actor is lost where its process is gone."""
+    failure.details = str(error)
     if not isinstance(error, RayTaskError):
         failure.lost = (name,)
     return failure
@@ -323,9 +327,14 @@ def _this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _cause(error: Exception) -> str:
+def cause_of(error: Exception) -> str:
     """One line: the task's own exception, or how the actor died."""
     if isinstance(error, RayTaskError):
         return told(getattr(error, "cause", None))
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "its process died (" + " ".join(lines[:3])[:300] + ")"
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # Ray tells where, indented, and below it why; of a lack of memory, why first and then advice.
+    last = max((number for number, line in enumerate(lines) if line[0].isspace()), default=-1)
+    why = " ".join(
+        " ".join(lines[:2] if isinstance(error, OutOfMemoryError) else lines[last + 1 :] or lines[-1:]).split()
+    )
+    return f"its process died ({why if len(why) <= LONGEST_CAUSE else why[:LONGEST_CAUSE] + ' ...'})"

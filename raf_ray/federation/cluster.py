@@ -10,6 +10,8 @@ import logging
 import os
 import signal
 import socket
+import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -19,14 +21,19 @@ from dataclasses import dataclass
 from math import floor
 from typing import Any, Literal
 
+from raf_ray.addresses import host_and_port, knock
 from raf_ray.errors import InputError
 from raf_ray.federation.actors import ActorShares
 from raf_ray.federation.ray_manners import mask_command_line, print_errors
+from raf_ray.terminal import printable
 
 DRIVER_CPUS = 0.1
 EVALUATOR_CPUS = 0.3
 LOCAL_STORE_BYTES = 512 * 2**20
 """Object store of a private local cluster: several states of the largest built-in model that a laptop trains."""
+
+LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
+"""Bytes of a local socket's path."""
 
 TOKEN_ADVICE = (
     "set RAY_AUTH_MODE=token, with the cluster's token in RAY_AUTH_TOKEN or in ~/.ray/auth_token (`ray get-auth-token` "
@@ -42,20 +49,19 @@ class Cluster:
 
 def find_address(address: str | None) -> str | None:
     """The address to join, or RAY_ADDRESS's; InputError where no driver can join it. Nothing is started."""
+    what = "--address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address in (None, "local", "auto"):
         return address
     assert address is not None
     if "://" in address:
         raise InputError(
-            f"--address {address}: a federation's driver must run inside the cluster; run the command on one of "
-            "its nodes with --address HOST:PORT, or submit it as a job with --address http://HOST:8265 (the dashboard)"
+            f"{what} {printable(address)}: a federation's driver must run inside the cluster; run the command on one "
+            "of its nodes with --address HOST:PORT, or submit it as a job with --address http://HOST:8265 (the "
+            "dashboard)"
         )
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or not host:
-        raise InputError(f"--address {address} is not HOST:PORT, auto or local")
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        knock(*host_and_port(address, what))
     except OSError as error:
         raise InputError(f"no Ray cluster answers at {address} ({error}); start one or leave --address out") from error
     return address
@@ -74,6 +80,8 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
     running = _started_here() if target in (None, "auto") else target
     if running not in (None, "local") and os.environ.get("RAY_AUTH_MODE") != "token":
         _refuse_token(running)
+    if running in (None, "local") and target != "auto":
+        _check_places()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if target in (None, "auto") and running:
@@ -91,11 +99,21 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
             private = False
     except ray.exceptions.AuthenticationError as error:
         raise InputError(f"no token for the Ray cluster was found: {TOKEN_ADVICE}") from error
+    except UnicodeEncodeError as error:
+        raise InputError(
+            "Ray takes no name that is not UTF-8, neither on the command line nor in the working directory's path; "
+            "rename the folder, or run in this process alone with federation.engine=in_process"
+        ) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         if running not in (None, "local"):
             _refuse_token(running)
         raise InputError(f"cannot reach the Ray cluster at {target}: {str(error).splitlines()[0]}") from error
-    print_errors(False)
+    except OSError as error:
+        where = f" in {error.filename}" if error.filename else ""
+        raise InputError(
+            f"Ray cannot keep its files{where}: {error.strerror or error}; set HOME (for its ~/.ray) and RAY_TMPDIR "
+            "(for the rest) to folders that can be written"
+        ) from error
     _restore_handlers(handlers)
     url = getattr(context, "dashboard_url", None)
     resources = ray.cluster_resources()
@@ -115,10 +133,14 @@ def _restore_handlers(handlers: dict[signal.Signals, Any]) -> None:
 
 @contextmanager
 def joined(address: str | None, dashboard: bool) -> Iterator[str | None]:
-    """A connection for as long as it is needed; yields a line about it, or None where the process had one already."""
+    """A connection for as long as it is needed; yields a line about it, or None where the process had one already.
+
+    Raises InputError where no cluster is at `address`, or the process is connected to another one.
+    """
     import ray
 
     if ray.is_initialized():
+        _check_connected_to(address)
         yield None
         return
     description = connect(address, dashboard).description
@@ -126,6 +148,60 @@ def joined(address: str | None, dashboard: bool) -> Iterator[str | None]:
         yield description
     finally:
         disconnect()
+
+
+def _check_connected_to(address: str | None) -> None:
+    """Raise InputError where this process is connected to another cluster than `address` asks for."""
+    import ray
+    from ray._private.worker import _global_node
+
+    if address is None or find_address(address) == "auto":
+        return
+    own: str = ray.get_runtime_context().gcs_address
+    is_same = bool(_global_node and _global_node.is_head()) if address == "local" else _is_same(address, own)
+    if not is_same:
+        raise InputError(
+            f"--address {address}: this process is connected to the Ray cluster at {own} already; leave the address "
+            "out to run there, or disconnect first (ray.shutdown())"
+        )
+
+
+def _is_same(address: str, other: str) -> bool:
+    """Whether two HOST:PORT, which both answer, are one place."""
+    (host, port), (other_host, other_port) = host_and_port(address, "--address"), host_and_port(other, "--address")
+    hosts, others = ({info[4][0] for info in socket.getaddrinfo(name, port)} for name in (host, other_host))
+    return port == other_port and bool(hosts & others or all(any(map(_is_own, names)) for names in (hosts, others)))
+
+
+def _is_own(host: Any) -> bool:
+    """Whether an IP address is one of this machine's."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
+
+
+def _check_places() -> None:
+    """Raise InputError where Ray could not keep the files and sockets of a private cluster."""
+    from ray._common.utils import get_default_ray_temp_dir
+
+    named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "TMPDIR")
+    folder = get_default_ray_temp_dir()
+    remedy = "set RAY_TMPDIR to a short path of a folder that can be written, such as /tmp"
+    own = f"/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
+    spare = LONGEST_SOCKET - len(os.fsencode(folder + own))
+    if not os.path.isabs(folder):
+        raise InputError(f"{named}={os.environ[named]} is no absolute path, which Ray needs for its sockets; {remedy}")
+    if spare < 0:
+        raise InputError(f"{named}={os.environ.get(named)} is {-spare} characters too long for Ray's sockets; {remedy}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"room")
+    except OSError as error:
+        raise InputError(f"{named}: Ray cannot keep its files in {folder} ({error.strerror}); {remedy}") from error
 
 
 def disconnect() -> None:

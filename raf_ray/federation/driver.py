@@ -34,7 +34,7 @@ from raf_ray.federation.pool import ClientError, Member, Pool
 from raf_ray.federation.run_folder import Checkpoint, RunFolder
 from raf_ray.federation.state import Layout
 from raf_ray.federation.tracing import trace_name
-from raf_ray.files import write_atomically, write_json
+from raf_ray.files import write_atomically
 from raf_ray.metrics.drift import drift_spread
 
 log = logging.getLogger(__name__)
@@ -92,17 +92,12 @@ class Federation:
 
     def run(self) -> Iterator[Event]:
         """Train and yield what happens. Ends with Finished or Failed; the folder says which."""
-        with self.folder.locked():
+        with self.folder.locked(), self.folder.logged():
             yield from self._run()
 
     def _run(self) -> Iterator[Event]:
-        handler = logging.FileHandler(self.folder / "run.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger = logging.getLogger("raf_ray")
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
         try:
-            self._write_results("running")
+            self.folder.begin_results(self._results("running"))
             self._pool = self.make_pool()
             self._check_stopped()
             yield from self._rounds(self._pool)
@@ -112,21 +107,19 @@ class Federation:
             if self._stopped.is_set():
                 yield self._fail("stopped by the user", "interrupted")
             elif isinstance(error, RunError):
-                log.error("%s\n%s", error, getattr(error, "details", ""))
+                log.error("%s\n%s", error, error.details)
                 for actor in error.lost:
                     yield ActorLost(actor, self._tiers.get(actor, ""))
                 yield self._fail(str(error), "failed")
             elif isinstance(error, OSError):
                 log.exception("cannot write")
-                yield self._fail(f"cannot write to {self.folder.path}: {error.strerror or error}", "failed")
+                yield self._fail(self.folder.told(error), "failed")
             else:
                 log.exception("unexpected error")
                 yield self._fail(f"unexpected {type(error).__name__}: {error} (see run.log)", "failed")
         finally:
             if self._pool is not None:
                 self._pool.close()
-            logger.removeHandler(handler)
-            handler.close()
             self._ended.set()
 
     def stop(self, seconds: float) -> bool:
@@ -201,7 +194,7 @@ class Federation:
         self._append_scores(plan.rounds, scores)
         spread = self._drift_spread(scores)
         yield Scored(plan.rounds, scores, spread)
-        results = self._write_results(
+        results = self._results(
             "completed",
             split=scores.split,
             by_resolution=scores.by_resolution,
@@ -212,6 +205,7 @@ class Federation:
             upsampled_test=scores.upsampled,
             drift_spread=spread,
         )
+        self.folder.end_results(results)
         log.info("completed: %s", results["by_resolution"])
         yield Finished(results, scores.samples)
 
@@ -260,27 +254,17 @@ class Federation:
         write_atomically(path, lambda temporary: temporary.write_bytes(gzip.decompress(trace)))
         log.info("trace of client %s in round %d: %s (open it at https://ui.perfetto.dev)", client, done, path)
 
-    def _write_results(self, status: str, **more: Any) -> dict[str, Any]:
-        results = _no_nan(
-            {"status": status, **self.facts, "drift_to_reference": None, **more,
-             "cost_by_tier": self._account.costs(), "totals": self._account.totals}
-        )  # fmt: skip
-        write_json(self.folder / "results.json", results)
-        return results
+    def _results(self, status: str, **more: Any) -> dict[str, Any]:
+        values = {"status": status, **self.facts, "drift_to_reference": None, **more,
+                  "cost_by_tier": self._account.costs(), "totals": self._account.totals}  # fmt: skip
+        return dict(_no_nan(values))
 
     def _fail(self, message: str, status: str) -> Failed:
         try:
-            self._write_results(status, error=message)
+            self.folder.end_results(self._results(status, error=message))
         except OSError:
             log.exception("results.json could not be written")
         return Failed(message, status)
-
-
-def save_plain(values: Mapping[str, Any], path: Any) -> None:
-    """Write plain tensors and containers, atomically."""
-    import torch
-
-    write_atomically(path, lambda temporary: torch.save(dict(values), temporary))
 
 
 def _no_nan(value: Any) -> Any:

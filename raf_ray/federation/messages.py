@@ -108,4 +108,11 @@ class Failed:
     """`failed` or `interrupted`"""
 
 
-Event = RoundStarted | ClientFinished | RoundFinished | Scored | ActorLost | Finished | Failed
+@dataclass(frozen=True)
+class Noted:
+    """Something beside the training failed, which the user should know; the run goes on."""
+
+    message: str
+
+
+Event = RoundStarted | ClientFinished | RoundFinished | Scored | ActorLost | Noted | Finished | Failed

@@ -6,13 +6,26 @@ many to a process, no series is lost or doubled. See docs/watching.md and cluste
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from raf_ray.federation.messages import ActorLost, ClientFinished, Event, RoundFinished, RoundStarted, Scored
+from raf_ray.federation.messages import (
+    ActorLost,
+    ClientFinished,
+    Event,
+    Noted,
+    RoundFinished,
+    RoundStarted,
+    Scored,
+)
+from raf_ray.federation.names import ray_name
+from raf_ray.federation.pool import told
+
+log = logging.getLogger(__name__)
 
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "raf_ray_round": ("Round in training, from 1", ()),
@@ -57,7 +70,7 @@ class Meters:
 
     def __init__(self, run: str) -> None:
         """`run`: the tag that tells this run's series from others', such as its folder's name."""
-        self._run = {"run": run}
+        self._run = run
         self._gauges = {name: Gauge(name, text, ("run", *keys)) for name, (text, keys) in GAUGES.items()}
         self._counters = {name: Counter(name, text, ("run", *keys)) for name, (text, keys) in COUNTERS.items()}
         self._histograms = {
@@ -71,7 +84,7 @@ class Meters:
             self._set("raf_ray_round", event.round)
             self._set("raf_ray_rounds_planned", event.rounds)
         elif isinstance(event, ClientFinished):
-            self._histograms["raf_ray_client_seconds"].observe(event.seconds, {**self._run, "tier": event.tier})
+            self._histograms["raf_ray_client_seconds"].observe(event.seconds, self._tags(tier=event.tier))
             self._count("raf_ray_people_total", event.people, tier=event.tier)
             memory = {"tier": event.tier, "device": event.device}
             self._set_largest("raf_ray_client_memory_peak_bytes", event.peak_memory_mb * 1e6, **memory)
@@ -106,33 +119,53 @@ class Meters:
             elif column.startswith("update_norm_"):
                 self._set("raf_ray_update_norm", value, tier=column.removeprefix("update_norm_"))
 
+    def _tags(self, **tags: str) -> dict[str, str]:
+        return {key: ray_name(value) for key, value in {"run": self._run, **tags}.items()}
+
     def _set(self, name: str, value: float, **tags: str) -> None:
         with self._lock:
-            self._values[name, tuple({**self._run, **tags}.items())] = value
-            self._gauges[name].set(value, {**self._run, **tags})
+            self._values[name, tuple(self._tags(**tags).items())] = value
+            self._gauges[name].set(value, self._tags(**tags))
 
     def _set_largest(self, name: str, value: float, **tags: str) -> None:
-        before = self._values.get((name, tuple({**self._run, **tags}.items())), 0.0)
+        before = self._values.get((name, tuple(self._tags(**tags).items())), 0.0)
         self._set(name, max(before, value), **tags)
 
     def _count(self, name: str, value: float, **tags: str) -> None:
         if value > 0:  # Ray's counters refuse 0
-            self._counters[name].inc(value, {**self._run, **tags})
+            self._counters[name].inc(value, self._tags(**tags))
 
 
 def metered(events: Iterable[Event], meters: Meters) -> Iterator[Event]:
-    """The same events, each shown to `meters` first, whose gauges stay alive until they end."""
+    """The same events, each shown to `meters` first, whose gauges stay alive until they end.
+
+    Where `meters` fails, that is noted once, and the events go on without it.
+    """
     ended = threading.Event()
+    failures: list[Exception] = []
+
+    def emit(show: Callable[..., None], *what: Event) -> None:
+        if failures:
+            return
+        try:
+            show(*what)
+        except Exception as error:  # whatever Ray's exporter refuses
+            log.warning("Ray's metrics failed", exc_info=error)
+            failures.append(error)
 
     def keep_alive() -> None:
         while not ended.wait(REFRESH_SECONDS):
-            meters.refresh()
+            emit(meters.refresh)
 
     thread = threading.Thread(target=keep_alive, name="meters", daemon=True)
     thread.start()
+    is_noted = False
     try:
         for event in events:
-            meters.see(event)
+            emit(meters.see, event)
+            if failures and not is_noted:
+                is_noted = True
+                yield Noted(f"Ray's metrics of this run end here ({told(failures[0])}); see run.log")
             yield event
     finally:
         ended.set()

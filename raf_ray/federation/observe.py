@@ -9,7 +9,7 @@ from typing import Any
 import requests
 
 from raf_ray.errors import InputError
-from raf_ray.federation.names import run_of
+from raf_ray.federation.names import plain_name, run_of
 from raf_ray.masking import masked_in
 
 ANSWER_SECONDS = 20.0
@@ -120,4 +120,11 @@ def _actor(entry: dict[str, Any]) -> Actor | None:
     run = run_of(entry["ray_namespace"] or "")
     if run is None or entry["state"] == "DEAD":
         return None
-    return Actor(run, entry["name"], entry["class_name"], entry["state"], entry["node_id"] or "", entry["pid"] or None)
+    return Actor(
+        run,
+        plain_name(entry["name"]),
+        entry["class_name"],
+        entry["state"],
+        entry["node_id"] or "",
+        entry["pid"] or None,
+    )

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from raf_ray.errors import RunError
+from raf_ray.errors import InputError, RunError
 from raf_ray.federation.client import Client, Update
 from raf_ray.federation.messages import Scores
 
@@ -40,7 +40,7 @@ class NodeError(RunError):
 
 def told(error: BaseException | None) -> str:
     """An exception in one line; those of this project speak for themselves."""
-    text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, InputError | RunError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
 
 

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import fcntl
 import io
+import logging
 import os
 import re
 import time
@@ -27,11 +28,33 @@ if TYPE_CHECKING:
 FILES = ("config.yaml", "results.json", "rounds.csv", "scores.csv", "model.pt", "checkpoint.pt", "drift.png",
          "samples.png", "run.log", "mlflow.jsonl", "mlflow.sent.json")  # fmt: skip
 
+ROOM = ".results.room.bin"
+"""While a run goes on, bytes that are given up for the last results.json where its disk is full."""
+ROOM_BYTES = 64 * 2**10
+
 TRACES = re.compile(r"\.?trace-.+-round-\d+(\.\d+)?\.json")
 """Profiler traces and their temporary neighbours; see `raf_ray.federation.tracing`."""
 
 
 RESTORE = "put back the one that the run wrote, or start again with --overwrite"
+
+
+class RunLog(logging.FileHandler):
+    """run.log. What does not fit on a full disk is left out without a word: the run says why it ends."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, encoding="utf-8", delay=True, errors="backslashreplace")
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # where run.log cannot be opened
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None: ...
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 def _is_ours(name: str) -> bool:
@@ -53,12 +76,36 @@ class Checkpoint:
     """`raf_ray.federation.accounting.Account.state`"""
 
 
+def save_plain(values: Mapping[str, Any], path: Path) -> None:
+    """Write plain tensors and containers, atomically. Raises OSError where they cannot be written."""
+    import torch
+
+    def write(temporary: Path) -> None:
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(dict(values), file)
+        except RuntimeError as error:  # in closing its archive torch stumbles over what the disk did not take
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+    write_atomically(path, write)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     path: Path
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    def told(self, error: OSError) -> str:
+        """A sentence about what could not be written, or read elsewhere."""
+        why = error.strerror or str(error)
+        named = os.fspath(error.filename) if isinstance(error.filename, str | os.PathLike) else None
+        if named is None or Path(named).is_relative_to(self.path):
+            return f"cannot write to {self.path}: {why}"
+        return f"{named}: {why}"
 
     def check_free(self, overwrite: bool) -> None:
         """Raise InputError where the folder is in use; with `overwrite`, where what it holds is no run."""
@@ -94,6 +141,32 @@ class RunFolder:
             write_text(self / "config.yaml", config_yaml)
         except OSError as error:
             raise InputError(f"cannot write to output folder {self.path}: {error.strerror}") from error
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """What the package logs meanwhile stands in run.log, once."""
+        logger = logging.getLogger("raf_ray")
+        path = str((self / "run.log").absolute())
+        if any(isinstance(other, RunLog) and other.baseFilename == path for other in logger.handlers):
+            yield
+            return
+        handler = RunLog(path)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            handler.close()
+
+    def is_held(self) -> bool:
+        """Whether a process holds the folder (see `locked`); True too where that cannot be found out."""
+        try:
+            with open(self / "config.yaml", "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        return False
 
     @contextmanager
     def locked(self, seconds: float = 30.0) -> Iterator[None]:
@@ -161,7 +234,7 @@ class RunFolder:
             "client_states": checkpoint.client_states,
             "account": checkpoint.account,
         }
-        write_atomically(self / "checkpoint.pt", lambda path: torch.save(values, path))
+        save_plain(values, self / "checkpoint.pt")
 
     def load_checkpoint(self, layout: Layout, tiers: Mapping[str, str], rounds: int) -> Checkpoint | None:
         """The last checkpoint, or None where the run ended before its first.
@@ -190,12 +263,25 @@ class RunFolder:
         self.check_rows(checkpoint.round)
         return checkpoint
 
+    def begin_results(self, values: Mapping[str, Any]) -> None:
+        """results.json of a run that begins or goes on, and room for its last one."""
+        write_json(self / "results.json", values)
+        size = 2 * (self / "results.json").stat().st_size + ROOM_BYTES
+        (self / ROOM).write_bytes(os.urandom(size))
+
+    def end_results(self, values: Mapping[str, Any]) -> None:
+        """The last results.json of a run, for which a full disk has room."""
+        (self / ROOM).unlink(missing_ok=True)
+        write_json(self / "results.json", values)
+
     def mark_ended(self, status: str, cause: str) -> None:
-        """Where results.json still says `running`, say how the run ended: its driver could not."""
+        """Where results.json is missing or still says `running`, say how the run ended: its driver could not."""
+        if not (self / "config.yaml").is_file():
+            return
         with contextlib.suppress(OSError, InputError):
-            results = self.results()
-            if results is not None and results.get("status") == "running":
-                write_json(self / "results.json", {**results, "status": status, "error": cause})
+            results = self.results() or {"status": "running"}
+            if results.get("status") == "running":
+                self.end_results({**results, "status": status, "error": cause})
 
     def results(self) -> dict[str, Any] | None:
         """results.json, or None where there is none. Raises InputError where it is damaged."""

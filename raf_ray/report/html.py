@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 
 from raf_ray.files import write_text
+from raf_ray.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -32,4 +33,5 @@ def write_report(path: Path, title: str, facts: Mapping[str, str], parts: Sequen
     pictures = {
         part.title: base64.b64encode(part.picture.read_bytes()).decode() for part in parts if part.picture is not None
     }
-    write_text(path, template.render(title=title, facts=facts, parts=parts, pictures=pictures) + "\n")
+    page = template.render(title=title, facts=facts, parts=parts, pictures=pictures)
+    write_text(path, printable(page) + "\n")

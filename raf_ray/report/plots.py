@@ -10,8 +10,9 @@ import numpy as np
 
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.federation.messages import Sample
-from raf_ray.files import write_atomically
+from raf_ray.report.figure import figure
 from raf_ray.resolution import parse_size
+from raf_ray.terminal import printable
 
 METRIC_NAMES = {
     "pckh_0.5": "PCKh@0.5",
@@ -24,21 +25,20 @@ COLOURS = ("#4878a8", "#d1495b", "#2e8b57", "#8e6bb0", "#b8860b", "#5f6b73", "#c
 
 def draw_drift(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
     """The drift curve of each run: score against test resolution; its trained tiers are filled markers."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with figure(path, 7.6, 4.6, 120) as drawn:
+        _draw_curves(drawn.add_subplot(), runs)
 
-    figure = Figure(figsize=(7.6, 4.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+
+def _draw_curves(axes: Any, runs: Mapping[str, Mapping[str, Any]]) -> None:
     sizes: dict[str, int] = {}
-    for (name, results), colour in zip(runs.items(), COLOURS * 9, strict=False):
+    for results, colour in zip(runs.values(), COLOURS * 9, strict=False):
         scores = {s: v for s, v in results["by_resolution"].items() if v is not None}
         sizes.update({s: parse_size(s).height for s in scores})
         ordered = sorted(scores, key=lambda s: parse_size(s).height)
         heights = [parse_size(s).height for s in ordered]
         values = [100 * scores[s] for s in ordered]
         only_one_tier = len(results["train_resolutions"]) == 1
-        axes.plot(heights, values, color=colour, label=name, linestyle="--" if only_one_tier else "-", lw=1.8)
+        axes.plot(heights, values, color=colour, label="run", linestyle="--" if only_one_tier else "-", lw=1.8)
         trained = [s in results["train_resolutions"] for s in ordered]
         for filled in (True, False):
             chosen = [i for i, t in enumerate(trained) if t == filled]
@@ -54,23 +54,24 @@ def draw_drift(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
     axes.grid(alpha=0.3)
     axes.set_ylim(bottom=0)
     axes.set_title("Resolution drift: one model, tested at many sizes")
-    axes.legend(frameon=False, fontsize=9)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+    legend = axes.legend(frameon=False, fontsize=9)
+    for label, name in zip(legend.get_texts(), runs, strict=False):
+        label.set_text(printable(name))  # here, since a legend leaves out labels that begin with _
 
 
 def draw_samples(path: Path, samples: Sequence[Sample], skeleton: Skeleton) -> None:
     """People at each tier: the predicted limbs (left red, right blue), true joints as white rings."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     sizes = list(dict.fromkeys(sample.size for sample in samples))
     if not sizes:
         return
     rows = [[s for s in samples if s.size == size] for size in sizes]
     columns = max(len(row) for row in rows)
-    figure = Figure(figsize=(1.5 * columns + 0.6, 2.0 * len(rows)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = np.atleast_2d(figure.subplots(len(rows), columns, squeeze=False))
+    with figure(path, 1.5 * columns + 0.6, 2.0 * len(rows), 110) as drawn:
+        _draw_rows(drawn.subplots(len(rows), columns, squeeze=False), rows, skeleton)
+        drawn.suptitle("predicted limbs (left red, right blue), true joints as rings", fontsize=9)
+
+
+def _draw_rows(grid: np.ndarray, rows: Sequence[Sequence[Sample]], skeleton: Skeleton) -> None:
     for cells, row in zip(grid, rows, strict=True):
         for cell in cells:
             cell.axis("off")
@@ -82,28 +83,22 @@ def draw_samples(path: Path, samples: Sequence[Sample], skeleton: Skeleton) -> N
             cell.set_xlim(-0.5, sample.crop.shape[1] - 0.5)
             cell.set_ylim(sample.crop.shape[0] - 0.5, -0.5)
         cells[0].set_title(row[0].size, fontsize=9, loc="left")
-    figure.suptitle("predicted limbs (left red, right blue), true joints as rings", fontsize=9)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
 def draw_people(path: Path, picture: np.ndarray, joints: np.ndarray, skeleton: Skeleton) -> None:
     """A picture (H, W, 3) with the joints (N, K, 2) of its people: at its own size, but from 400 to 16384 px wide or
     high, since Matplotlib draws nothing larger than 65535."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     height, width = picture.shape[:2]
     scale = min(max(1.0, 400 / max(height, width)), 16384 / max(height, width))
-    figure = Figure(figsize=(max(1.0, scale * width) / 100, max(1.0, scale * height) / 100), dpi=100)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.axis("off")
-    axes.imshow(picture, aspect="auto")
-    for person in joints:
-        draw_joints(axes, person, skeleton, np.ones(len(person), bool), width=2.5)
-    axes.set_xlim(-0.5, width - 0.5)
-    axes.set_ylim(height - 0.5, -0.5)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+    wide, high = (max(1.0, side * scale) / 100 for side in (width, height))
+    with figure(path, wide, high, 100, layout=None) as drawn:
+        axes = drawn.add_axes((0, 0, 1, 1))
+        axes.axis("off")
+        axes.imshow(picture, aspect="auto")
+        for person in joints:
+            draw_joints(axes, person, skeleton, np.ones(len(person), bool), width=2.5)
+        axes.set_xlim(-0.5, width - 0.5)
+        axes.set_ylim(height - 0.5, -0.5)
 
 
 def draw_joints(axes: Any, joints: np.ndarray, skeleton: Skeleton, shown: np.ndarray, width: float = 1.2) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from raf_ray.files import write_atomically
+from raf_ray.report.figure import figure
 from raf_ray.report.plots import COLOURS
 
 FEWEST_FOR_IMPORTANCE = 8
@@ -97,33 +97,33 @@ def short_key(key: str, keys: Sequence[str]) -> str:
 def draw_parallel(path: Path, rows: Sequence[TrialRow], metric: str) -> None:
     """A line a trial across an axis for each searched key, to its score; trials that were stopped are thin and grey."""
     keys = list(rows[0].params)
-    figure, axes = _figure(max(6.0, 1.5 * (len(keys) + 1)), 4.2)
-    columns = [_Axis([row.params[key] for row in rows]) for key in keys]
-    factor = 100 if is_share(metric) else 1
-    columns.append(_Axis([factor * row.metrics.get(metric, math.nan) for row in rows]))
-    finished = [row.metrics[metric] for row in rows if row.status == "finished"]
-    low, high = (min(finished), max(finished)) if finished else (0.0, 1.0)
-    colours = _colours()
-    for i, row in reversed(list(enumerate(rows))):  # the best on top
-        heights = [column.position[i] for column in columns]
-        if row.status == "finished":
-            share = (row.metrics[metric] - low) / (high - low) if high > low else 1.0
-            axes.plot(range(len(columns)), heights, color=colours(share), lw=1.6, alpha=0.9)
-        elif metric in row.metrics:
-            axes.plot(range(len(columns)), heights, color="0.75", lw=0.7)
-    for x, column in enumerate(columns):
-        axes.axvline(x, color="0.4", lw=0.8)
-        for height, text in column.ticks:
-            axes.text(x - 0.03, height, text, fontsize=7, ha="right", va="center",
-                      bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1})  # fmt: skip
-    axes.set_xticks(range(len(columns)), [*(short_key(key, keys) for key in keys), _named(metric)], fontsize=8)
-    axes.set_yticks([])
-    axes.set_xlim(-0.5, len(columns) - 0.8)
-    axes.set_ylim(-0.06, 1.06)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    axes.set_title(f"{len(finished)} finished trials, by {metric} (grey: stopped early)", fontsize=10)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+    with figure(path, max(6.0, 1.5 * (len(keys) + 1)), 4.2, 120) as drawn:
+        axes = drawn.add_subplot()
+        columns = [_Axis([row.params[key] for row in rows]) for key in keys]
+        factor = 100 if is_share(metric) else 1
+        columns.append(_Axis([factor * row.metrics.get(metric, math.nan) for row in rows]))
+        finished = [row.metrics[metric] for row in rows if row.status == "finished"]
+        low, high = (min(finished), max(finished)) if finished else (0.0, 1.0)
+        colours = _colours()
+        for i, row in reversed(list(enumerate(rows))):  # the best on top
+            heights = [column.position[i] for column in columns]
+            if row.status == "finished":
+                share = (row.metrics[metric] - low) / (high - low) if high > low else 1.0
+                axes.plot(range(len(columns)), heights, color=colours(share), lw=1.6, alpha=0.9)
+            elif metric in row.metrics:
+                axes.plot(range(len(columns)), heights, color="0.75", lw=0.7)
+        for x, column in enumerate(columns):
+            axes.axvline(x, color="0.4", lw=0.8)
+            for height, text in column.ticks:
+                axes.text(x - 0.03, height, text, fontsize=7, ha="right", va="center",
+                          bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1})  # fmt: skip
+        axes.set_xticks(range(len(columns)), [*(short_key(key, keys) for key in keys), _named(metric)], fontsize=8)
+        axes.set_yticks([])
+        axes.set_xlim(-0.5, len(columns) - 0.8)
+        axes.set_ylim(-0.06, 1.06)
+        for side in axes.spines.values():
+            side.set_visible(False)
+        axes.set_title(f"{len(finished)} finished trials, by {metric} (grey: stopped early)", fontsize=10)
 
 
 class _Axis:
@@ -181,55 +181,46 @@ def importance(rows: Sequence[TrialRow], metric: str) -> dict[str, tuple[float, 
 def draw_importance(path: Path, shares: Mapping[str, tuple[float, float]], metric: str, trials: int) -> None:
     """Bars of `importance`, the largest on top."""
     ordered = sorted(shares, key=lambda key: shares[key][0])
-    figure, axes = _figure(6.0, 1.2 + 0.34 * len(ordered))
-    axes.barh(
-        ordered, [shares[key][0] for key in ordered], xerr=[shares[key][1] for key in ordered],
-        color=COLOURS[0], ecolor="0.4", height=0.6,
-    )  # fmt: skip
-    axes.axvline(0, color="0.4", lw=0.8)
-    axes.set_xlabel(f"drop of a forest's R^2 for {metric} when the key is shuffled")
-    axes.set_title(f"What mattered, over {trials} finished trials", fontsize=10)
-    axes.tick_params(labelsize=8)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+    with figure(path, 6.0, 1.2 + 0.34 * len(ordered), 120) as drawn:
+        axes = drawn.add_subplot()
+        axes.barh(
+            ordered, [shares[key][0] for key in ordered], xerr=[shares[key][1] for key in ordered],
+            color=COLOURS[0], ecolor="0.4", height=0.6,
+        )  # fmt: skip
+        axes.axvline(0, color="0.4", lw=0.8)
+        axes.set_xlabel(f"drop of a forest's R^2 for {metric} when the key is shuffled")
+        axes.set_title(f"What mattered, over {trials} finished trials", fontsize=10)
+        axes.tick_params(labelsize=8)
 
 
 def draw_pareto(path: Path, rows: Sequence[TrialRow], front: Sequence[int], metrics: Sequence[str]) -> None:
     """The first metric against the second; the trials of the front are joined and numbered."""
-    figure, axes = _figure(6.4, 4.4)
-    y, x = metrics[:2]
-    rows = [row for row in rows if row.status == "finished"]
-    on = sorted((row for row in rows if row.number in front), key=lambda row: row.metrics[x])
-    off = [row for row in rows if row.number not in front]
+    with figure(path, 6.4, 4.4, 120) as drawn:
+        axes = drawn.add_subplot()
+        y, x = metrics[:2]
+        rows = [row for row in rows if row.status == "finished"]
+        on = sorted((row for row in rows if row.number in front), key=lambda row: row.metrics[x])
+        off = [row for row in rows if row.number not in front]
 
-    def at(chosen: Sequence[TrialRow], metric: str) -> list[float]:
-        return [(100 if is_share(metric) else 1) * row.metrics[metric] for row in chosen]
+        def at(chosen: Sequence[TrialRow], metric: str) -> list[float]:
+            return [(100 if is_share(metric) else 1) * row.metrics[metric] for row in chosen]
 
-    axes.plot(at(off, x), at(off, y), "o", color="0.7", ms=5, label="beaten")
-    axes.plot(at(on, x), at(on, y), "o-", color=COLOURS[1], ms=6, label="Pareto front")
-    places: dict[tuple[float, float], list[str]] = {}
-    for row, place in zip(on, zip(at(on, x), at(on, y), strict=True), strict=True):
-        places.setdefault(place, []).append(str(row.number))
-    for place, numbers in places.items():
-        axes.annotate(", ".join(numbers), place, textcoords="offset points", xytext=(5, 5), fontsize=8)
-    axes.set_xlabel(_named(x))
-    axes.set_ylabel(f"{_named(y)} on val")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=9)
-    axes.set_title(f"{y} against {x}: {len(on)} of {len(rows)} trials are not beaten", fontsize=10)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+        axes.plot(at(off, x), at(off, y), "o", color="0.7", ms=5, label="beaten")
+        axes.plot(at(on, x), at(on, y), "o-", color=COLOURS[1], ms=6, label="Pareto front")
+        places: dict[tuple[float, float], list[str]] = {}
+        for row, place in zip(on, zip(at(on, x), at(on, y), strict=True), strict=True):
+            places.setdefault(place, []).append(str(row.number))
+        for place, numbers in places.items():
+            axes.annotate(", ".join(numbers), place, textcoords="offset points", xytext=(5, 5), fontsize=8)
+        axes.set_xlabel(_named(x))
+        axes.set_ylabel(f"{_named(y)} on val")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=9)
+        axes.set_title(f"{y} against {x}: {len(on)} of {len(rows)} trials are not beaten", fontsize=10)
 
 
 def _named(metric: str) -> str:
     return f"{metric} (%)" if is_share(metric) else metric
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
 
 
 def _colours() -> Any:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
-from raf_ray.federation.run_folder import check_cells, rows_of
+from raf_ray.federation.run_folder import RunFolder, check_cells, rows_of
 from raf_ray.files import read_json, read_text
 from raf_ray.report.plots import METRIC_NAMES
 from raf_ray.report.search import unbeaten
@@ -26,7 +26,16 @@ RECENT_ROUNDS = 5
 SETTLED_SECONDS = 60.0
 """After so long without a new line a folder of ended runs gets no other."""
 
-STYLES = {"completed": "green", "finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+DIED = "its process ended without a word, as by a kill or where its disk was full; --resume goes on with it"
+
+STYLES = {
+    "completed": "green",
+    "finished": "green",
+    "running": "cyan",
+    "failed": "red",
+    "died": "red",
+    "interrupted": "yellow",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class RunStatus:
 
     name: str
     status: str
-    """`starting`, or as in results.json"""
+    """`starting`, as in results.json, or `died`: it has not ended, and no process of it lives"""
     error: str
     rounds: int
     """Of the whole run."""
@@ -76,16 +85,21 @@ class RunStatus:
 def read_run(folder: Path, name: str = "") -> RunStatus:
     """A folder with config.yaml. Raises InputError where that cannot be read."""
     config = load_config(file=folder / "config.yaml")
+    is_held = RunFolder(folder).is_held()  # asked first, since a run says how it ended before it lets go
     results = _read_json(folder / "results.json")
     marks = [path for path in (folder / "run.log", folder / "config.yaml") if path.exists()]
+    silent = max(0.0, time.time() - marks[0].stat().st_mtime)
+    status, error = results.get("status", "starting"), results.get("error", "")
+    if not is_held and (status == "running" or (status == "starting" and silent > SETTLED_SECONDS)):
+        status, error = "died", DIED
     return RunStatus(
         name=name or folder.name or str(folder.resolve().name),
-        status=results.get("status", "starting"),
-        error=results.get("error", ""),
+        status=status,
+        error=error,
         rounds=config.federation.rounds,
         rows=_whole_rows(folder / "rounds.csv"),
         scores=_whole_rows(folder / "scores.csv"),
-        silent_seconds=max(0.0, time.time() - marks[0].stat().st_mtime),
+        silent_seconds=silent,
     )
 
 
@@ -167,7 +181,7 @@ def best_trials(trials: Sequence[Mapping[str, Any]], metrics: Sequence[str], mod
 
 def _search_view(folder: Path) -> tuple[Group, bool]:
     search = _read_json(folder / "trials.json")
-    trials = search.get("trials", [])
+    trials = [_trial_now(folder, trial) for trial in search.get("trials", [])]
     metrics, modes = search.get("metric", []), search.get("mode", [])
     best = best_trials(trials, metrics, modes)
     table = Table(title=str(folder), title_justify="left", box=box.SIMPLE_HEAD)
@@ -187,6 +201,12 @@ def _search_view(folder: Path) -> tuple[Group, bool]:
             shown = ", ".join(f"{m} {v:.4g}" for m, v in zip(metrics, _values(trial, metrics), strict=True))
             lines.append(Text(f"* best: trial {trial['number']}, {shown}; {trial['folder']}"))
     return Group(table, *lines), bool(trials) and not {"running", "pending"} & counts.keys()
+
+
+def _trial_now(folder: Path, trial: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A trial, whose status is `died` where it should run and no process does."""
+    died = trial["status"] == "running" and not RunFolder(folder / trial["folder"]).is_held()
+    return {**trial, "status": "died"} if died else trial
 
 
 def _values(trial: Mapping[str, Any], metrics: Sequence[str]) -> list[Any]:

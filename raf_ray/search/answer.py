@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raf_ray.config import write_yaml
 from raf_ray.files import write_json, write_text
+from raf_ray.report.figure import picture_problem
 from raf_ray.report.html import Part, write_report
 from raf_ray.report.plots import METRIC_NAMES
 from raf_ray.report.search import (
@@ -50,9 +51,14 @@ def score_winner(output: Path, ledger: Ledger, best: Entry) -> dict[str, Any]:
 
 
 def write_answer(
-    search: Search, ledger: Ledger, rows: Sequence[TrialRow], test: dict[str, Any], seconds: float
+    search: Search,
+    ledger: Ledger,
+    rows: Sequence[TrialRow],
+    test: dict[str, Any],
+    seconds: float,
+    warn: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Write all files of the answer; the values of results.json."""
+    """Write all files of the answer; the values of results.json. `warn` is told what cannot be drawn."""
     output, best = ledger.output, ledger.best()
     assert best is not None
     config = write_yaml(search.final_config(best.params))
@@ -78,7 +84,7 @@ def write_answer(
         _facts(search, values, seconds),
         [
             _winner_part(best, test),
-            *_trial_parts(search, ledger, rows, shares),
+            *_trial_parts(search, ledger, rows, shares, warn),
             Part("The best's config", text="best.yaml, for python -m raf_ray.run --config best.yaml", code=config),
         ],
     )
@@ -114,7 +120,11 @@ def _winner_part(best: Entry, test: dict[str, Any]) -> Part:
 
 
 def _trial_parts(
-    search: Search, ledger: Ledger, rows: Sequence[TrialRow], shares: Mapping[str, tuple[float, float]]
+    search: Search,
+    ledger: Ledger,
+    rows: Sequence[TrialRow],
+    shares: Mapping[str, tuple[float, float]],
+    warn: Callable[[str], None],
 ) -> list[Part]:
     output, first = ledger.output, search.metrics[0]
     keys = list(rows[0].params)
@@ -122,16 +132,20 @@ def _trial_parts(
     parts = []
     for name in ("parallel.png", "importance.png", "pareto.png"):
         (output / name).unlink(missing_ok=True)
+
+    def picture(title: str, name: str, draw: Callable[..., None], *what: Any, text: str = "") -> None:
+        if problem := picture_problem(output / name, draw, *what):
+            warn(problem)
+        else:
+            parts.append(Part(title, text=text, picture=output / name))
+
     if len(search.metrics) > 1:
-        front = [entry.number for entry in ledger.front()]
-        draw_pareto(output / "pareto.png", rows, front, search.metrics)
-        parts.append(Part("Pareto front", picture=output / "pareto.png"))
-    draw_parallel(output / "parallel.png", rows, first)
-    parts.append(Part("All trials", text="Dark lines score better.", picture=output / "parallel.png"))
+        picture("Pareto front", "pareto.png", draw_pareto, rows, [entry.number for entry in ledger.front()],
+                search.metrics)  # fmt: skip
+    picture("All trials", "parallel.png", draw_parallel, rows, first, text="Dark lines score better.")
     if shares:
         finished = sum(row.status == "finished" for row in rows)
-        draw_importance(output / "importance.png", shares, first, finished)
-        parts.append(Part("What mattered", picture=output / "importance.png"))
+        picture("What mattered", "importance.png", draw_importance, shares, first, finished)
     else:
         parts.append(
             Part("What mattered", text=f"Fewer than {FEWEST_FOR_IMPORTANCE} trials finished: too few to tell.")

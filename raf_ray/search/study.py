@@ -20,7 +20,6 @@ from raf_ray.config import Config
 from raf_ray.config.loading import differences, dump_yaml, read_yaml, validate
 from raf_ray.config.plain_yaml import shown
 from raf_ray.errors import InputError, RunError
-from raf_ray.experiment import Watcher
 from raf_ray.federation import cluster
 from raf_ray.files import write_text
 from raf_ray.plans import final_sizes, plan_clients
@@ -34,6 +33,7 @@ from raf_ray.search.spec import Search, SearchConfig, may_change
 from raf_ray.search.tracked import tracked
 from raf_ray.sources import picture_notes
 from raf_ray.tracking.checks import check_tracking
+from raf_ray.watching import Watcher
 
 SPEC = "search.yaml"
 TUNE = "tune"
@@ -119,7 +119,7 @@ def run_search(
                 raise RunError(f"no trial of {output} finished: {failed}")
             trained = time.monotonic()
             test = score_winner(output, ledger, best)
-            values = write_answer(search, ledger, rows(), test, trained - begin)
+            values = write_answer(search, ledger, rows(), test, trained - begin, warn)
             tracking.answer(ledger, best, test)
     return Answer(output, ledger, rows(), values)
 

@@ -13,13 +13,13 @@ from typing import Any
 from raf_ray.config import Config
 from raf_ray.config.loading import flatten
 from raf_ray.config.tree import SecretUri, TrackingConfig
-from raf_ray.experiment import Watcher
 from raf_ray.search.ledger import Entry, Ledger
 from raf_ray.search.spec import Search
 from raf_ray.tracking.mlflow import MlflowTracker, SearchTracker, log_model_of, spared
 from raf_ray.tracking.outbox import RECORDS, Outbox
 from raf_ray.tracking.sender import Away, Refused, send_waiting
 from raf_ray.tracking.store import MlflowStore, prepare_store
+from raf_ray.watching import Guarded, Watcher
 
 log = logging.getLogger(__name__)
 
@@ -115,4 +115,5 @@ def _watchers(
         return []
     told = config.model_copy(update={"tracking": setting.model_copy(update={"uri": SecretUri(uri)})})
     tags = {"raf_ray.trial": str(entry.number)}
-    return [MlflowTracker(told, log.warning, search_id=search_id, tags=tags, log_model=False, name=entry.name)]
+    tracker = MlflowTracker(told, log.warning, search_id=search_id, tags=tags, log_model=False, name=entry.name)
+    return [Guarded(tracker, "logging to MLflow", log.warning)]

@@ -15,7 +15,7 @@ from raf_ray.assembly import Prepared, prepare
 from raf_ray.config import Config
 from raf_ray.config.loading import config_hash
 from raf_ray.errors import RunError
-from raf_ray.experiment import Watcher, in_process, members_of, run_prepared, scorer_of
+from raf_ray.experiment import in_process, members_of, run_prepared, scorer_of
 from raf_ray.federation.actors import ActorShares, RayPool
 from raf_ray.federation.driver import Federation
 from raf_ray.federation.messages import Event, RoundFinished, Scored
@@ -29,6 +29,7 @@ from raf_ray.search.ledger import Entry
 from raf_ray.search.shelf import shared_load, uri_of, with_shared_pixels
 from raf_ray.search.space import unlabel
 from raf_ray.search.spec import Search
+from raf_ray.watching import Watcher
 
 TOLD = "told.json"
 """In Tune's trial folder: up to which round this sitting's searcher and scheduler know the trial."""

@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from raf_ray.federation.messages import ClientFinished, Event, RoundFinished, RoundStarted, Scored, Scores
+from raf_ray.federation.messages import ClientFinished, Event, Noted, RoundFinished, RoundStarted, Scored, Scores
+from raf_ray.terminal import warn
 
 
 class ProgressDisplay:
@@ -71,6 +72,8 @@ class ProgressDisplay:
             self._finish_round(event)
         elif isinstance(event, Scored):
             self._show_scores(event.round, event.scores)
+        elif isinstance(event, Noted):
+            warn(self._console, event.message)
         if self._live is not None:
             self._live.update(self._view())
 
