@@ -15,7 +15,8 @@ from raf_ray.config.loading import flatten
 from raf_ray.config.tree import SecretUri, TrackingConfig
 from raf_ray.search.ledger import Entry, Ledger
 from raf_ray.search.spec import Search
-from raf_ray.tracking.mlflow import MlflowTracker, SearchTracker, log_model_of, spared
+from raf_ray.tracking.log import spared
+from raf_ray.tracking.mlflow import MlflowTracker, SearchTracker, log_model_of
 from raf_ray.tracking.outbox import RECORDS, Outbox
 from raf_ray.tracking.sender import Away, Refused, send_waiting
 from raf_ray.tracking.store import MlflowStore, prepare_store
