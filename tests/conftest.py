@@ -11,6 +11,13 @@ import pytest
 SHARED_DATA = "RAF_RAY_SHARED_DATA"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `pytest -n`: a file's tests stay together, for what they share; those that start Ray are one group, `ray`."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the real sample data, which is not part of the repository; tests skip where it is absent."""

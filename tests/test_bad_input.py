@@ -13,6 +13,8 @@ from raf_ray.cli import run_command
 from raf_ray.federation import cluster
 from tests.tiny import WORDS, tiny
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 ENGINE = "federation.engine=in_process"
 
 

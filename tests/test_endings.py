@@ -26,6 +26,8 @@ from raf_ray.report import figure, plots
 from raf_ray.watching import Guarded
 from tests.tiny import WORDS, tiny
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 ENGINE = "federation.engine=in_process"
 ONE_ROUND = [*WORDS, ENGINE, "federation.rounds=1"]
 ODD = "[bold]x[b] $a_b$ $\\frac{ é 日本 %s {y}"

@@ -32,6 +32,8 @@ from raf_ray.search.study import prepare_search
 from raf_ray.search.trial import Reporter, report
 from tests.searching import TINY, command, finish, kill, scores, search_file, start, trained, trials, wait_for
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 BASE = YAML(typ="safe", pure=True).load(TINY)
 
 

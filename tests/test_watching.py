@@ -33,6 +33,8 @@ from raf_ray.federation.run_folder import RunFolder
 from raf_ray.report.status import best_trials
 from tests.tiny import tiny
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 PROFILE = "resources.profile={client: client-low-000, round: 2}"
 DASHBOARD = Path(__file__).parents[1] / "cluster" / "grafana" / "raf_ray.json"
 
