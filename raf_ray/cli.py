@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -60,7 +62,21 @@ def _run(main: Callable[[Sequence[str]], None], words: Sequence[str]) -> int:
     except OSError as error:  # no folder of a run, which says so itself: such as a disk that is full at the end
         where = f"{error.filename}: " if error.filename else ""
         return _end(f"failed: {where}{error.strerror or error}", 1)
+    except Exception as error:  # a fault of ours, or of code that the user named: said in one sentence all the same
+        said = masked_in(" ".join(str(error).split())[:300])
+        return _end(f"failed: unexpected {type(error).__name__}: {said}{_kept(error)}", 1)
     return 0
+
+
+def _kept(error: Exception) -> str:
+    """Where the traceback is, for whoever is to mend it; nothing where it could not be written."""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="raf-ray-", suffix=".log", delete=False, encoding="utf-8",
+                                         errors="backslashreplace") as file:  # fmt: skip
+            file.write(masked_in("".join(traceback.format_exception(error))))
+    except OSError:
+        return ""
+    return f" (the traceback is in {file.name})"
 
 
 @contextmanager

@@ -288,6 +288,7 @@ def _watch(
 
     with folder.logged(), ExitStack() as begun:
         try:
+            folder.start_again()
             for watcher in watchers:
                 watcher.begin(prepared, folder.path)
                 begun.callback(end, watcher)

@@ -36,3 +36,10 @@ def ray_cluster() -> Iterator[None]:
     cluster.connect("local", dashboard=False)
     yield
     cluster.disconnect()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The seed of the tests' order, which ``-q`` leaves out."""
+    seed = config.getoption("randomly_seed", None)
+    if seed is not None:
+        terminalreporter.write_line(f"in random order; the same again: --randomly-seed={seed}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +110,16 @@ def test_a_terminal_that_knows_ascii_alone_gets_escapes(finished, tmp_path):
 
 def test_a_name_of_any_bytes_can_be_printed():
     assert printable("a\udcffb") == "a\\udcffb" and printable("[b]é") == "[b]é"
+
+
+def test_a_fault_of_the_code_is_one_sentence_that_says_where_its_traceback_is(capsys):
+    def main(words):
+        raise ZeroDivisionError("of http://bob:s3cret@host\nby nothing")
+
+    assert run_command(main, []) == 1
+    error = capsys.readouterr().err
+    said, kept = re.fullmatch(r"(failed: .*) \(the traceback is in (\S+)\)\n", error).groups()
+    assert said == "failed: unexpected ZeroDivisionError: of http://bob:***@host by nothing"
+    text = Path(kept).read_text()
+    Path(kept).unlink()
+    assert "in main" in text and "s3cret" not in text

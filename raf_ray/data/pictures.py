@@ -53,8 +53,10 @@ class PictureFiles:
 
 
 def shown(path: str | Path) -> str:
-    """A file's name for a message: with its odd characters escaped where it could not be printed."""
-    return text if (text := str(path)).isprintable() else ascii(text)
+    """A file's name for a message: its odd characters escaped where it could not be printed, cut where it is long."""
+    text = str(path)
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 500 else f"{text[:300]} ... {text[-100:]}"
 
 
 def read_picture(path: str | Path, *, turned: bool = False) -> np.ndarray:

@@ -9,9 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
-import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -24,6 +21,7 @@ from typing import Any, Literal
 from raf_ray.addresses import host_and_port, knock
 from raf_ray.errors import InputError
 from raf_ray.federation.actors import ActorShares
+from raf_ray.federation.places import check_places, is_same_place
 from raf_ray.federation.ray_manners import mask_command_line, print_errors
 from raf_ray.terminal import printable
 
@@ -31,9 +29,6 @@ DRIVER_CPUS = 0.1
 EVALUATOR_CPUS = 0.3
 LOCAL_STORE_BYTES = 512 * 2**20
 """Object store of a private local cluster: several states of the largest built-in model that a laptop trains."""
-
-LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
-"""Bytes of a local socket's path."""
 
 TOKEN_ADVICE = (
     "set RAY_AUTH_MODE=token, with the cluster's token in RAY_AUTH_TOKEN or in ~/.ray/auth_token (`ray get-auth-token` "
@@ -81,7 +76,7 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
     if running not in (None, "local") and os.environ.get("RAY_AUTH_MODE") != "token":
         _refuse_token(running)
     if running in (None, "local") and target != "auto":
-        _check_places()
+        check_places()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if target in (None, "auto") and running:
@@ -158,50 +153,12 @@ def _check_connected_to(address: str | None) -> None:
     if address is None or find_address(address) == "auto":
         return
     own: str = ray.get_runtime_context().gcs_address
-    is_same = bool(_global_node and _global_node.is_head()) if address == "local" else _is_same(address, own)
+    is_same = bool(_global_node and _global_node.is_head()) if address == "local" else is_same_place(address, own)
     if not is_same:
         raise InputError(
             f"--address {address}: this process is connected to the Ray cluster at {own} already; leave the address "
             "out to run there, or disconnect first (ray.shutdown())"
         )
-
-
-def _is_same(address: str, other: str) -> bool:
-    """Whether two HOST:PORT, which both answer, are one place."""
-    (host, port), (other_host, other_port) = host_and_port(address, "--address"), host_and_port(other, "--address")
-    hosts, others = ({info[4][0] for info in socket.getaddrinfo(name, port)} for name in (host, other_host))
-    return port == other_port and bool(hosts & others or all(any(map(_is_own, names)) for names in (hosts, others)))
-
-
-def _is_own(host: Any) -> bool:
-    """Whether an IP address is one of this machine's."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        try:
-            probe.bind((host, 0))
-        except OSError:
-            return False
-    return True
-
-
-def _check_places() -> None:
-    """Raise InputError where Ray could not keep the files and sockets of a private cluster."""
-    from ray._common.utils import get_default_ray_temp_dir
-
-    named = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "TMPDIR")
-    folder = get_default_ray_temp_dir()
-    remedy = "set RAY_TMPDIR to a short path of a folder that can be written, such as /tmp"
-    own = f"/session_2026-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
-    spare = LONGEST_SOCKET - len(os.fsencode(folder + own))
-    if not os.path.isabs(folder):
-        raise InputError(f"{named}={os.environ[named]} is no absolute path, which Ray needs for its sockets; {remedy}")
-    if spare < 0:
-        raise InputError(f"{named}={os.environ.get(named)} is {-spare} characters too long for Ray's sockets; {remedy}")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"room")
-    except OSError as error:
-        raise InputError(f"{named}: Ray cannot keep its files in {folder} ({error.strerror}); {remedy}") from error
 
 
 def disconnect() -> None:

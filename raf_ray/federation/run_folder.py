@@ -269,18 +269,24 @@ class RunFolder:
         size = 2 * (self / "results.json").stat().st_size + ROOM_BYTES
         (self / ROOM).write_bytes(os.urandom(size))
 
+    def start_again(self) -> None:
+        """results.json of a run that goes on says so before its driver is there."""
+        results = self.results()
+        if results is not None:
+            write_json(self / "results.json", {**results, "status": "starting", "error": ""})
+
     def end_results(self, values: Mapping[str, Any]) -> None:
         """The last results.json of a run, for which a full disk has room."""
         (self / ROOM).unlink(missing_ok=True)
         write_json(self / "results.json", values)
 
     def mark_ended(self, status: str, cause: str) -> None:
-        """Where results.json is missing or still says `running`, say how the run ended: its driver could not."""
+        """Where results.json does not say how the run ended, say it: its driver could not."""
         if not (self / "config.yaml").is_file():
             return
         with contextlib.suppress(OSError, InputError):
-            results = self.results() or {"status": "running"}
-            if results.get("status") == "running":
+            results = self.results() or {"status": "starting"}
+            if results.get("status") in ("starting", "running"):
                 self.end_results({**results, "status": status, "error": cause})
 
     def results(self) -> dict[str, Any] | None:

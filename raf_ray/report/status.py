@@ -26,7 +26,10 @@ RECENT_ROUNDS = 5
 SETTLED_SECONDS = 60.0
 """After so long without a new line a folder of ended runs gets no other."""
 
-DIED = "its process ended without a word, as by a kill or where its disk was full; --resume goes on with it"
+DIED = (
+    "its process is gone without a word, as by a kill (or lives on a machine whose locks this file system does not "
+    "show); --resume goes on with it"
+)
 
 STYLES = {
     "completed": "green",
@@ -53,7 +56,7 @@ class RunStatus:
     scores: tuple[dict[str, str], ...]
     """Whole lines of scores.csv"""
     silent_seconds: float
-    """Since the driver's log, or the folder, was written."""
+    """Since the driver's log, results or config were written."""
 
     @property
     def round(self) -> int:
@@ -87,8 +90,8 @@ def read_run(folder: Path, name: str = "") -> RunStatus:
     config = load_config(file=folder / "config.yaml")
     is_held = RunFolder(folder).is_held()  # asked first, since a run says how it ended before it lets go
     results = _read_json(folder / "results.json")
-    marks = [path for path in (folder / "run.log", folder / "config.yaml") if path.exists()]
-    silent = max(0.0, time.time() - marks[0].stat().st_mtime)
+    marks = [folder / name for name in ("run.log", "results.json", "config.yaml")]
+    silent = max(0.0, time.time() - max(path.stat().st_mtime for path in marks if path.exists()))
     status, error = results.get("status", "starting"), results.get("error", "")
     if not is_held and (status == "running" or (status == "starting" and silent > SETTLED_SECONDS)):
         status, error = "died", DIED

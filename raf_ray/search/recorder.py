@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from ray.tune import Callback
 
+from raf_ray.federation.pool import told
 from raf_ray.report.search import TrialRow
 from raf_ray.search.display import SearchDisplay
 from raf_ray.search.ledger import Entry, Ledger, Status
 from raf_ray.search.proposer import Proposer
 from raf_ray.search.spec import METRICS, Search
+
+log = logging.getLogger(__name__)
 
 ENDED = ("finished", "stopped")
 
@@ -20,7 +24,8 @@ class Recorder(Callback):  # type: ignore[misc]
     """Writes what becomes of each trial into the ledger at once, and shows it."""
 
     def __init__(self, search: Search, proposer: Proposer, ledger: Ledger, display: SearchDisplay) -> None:
-        self._search, self._proposer, self._ledger, self._display = search, proposer, ledger, display
+        self._search, self._proposer, self._ledger = search, proposer, ledger
+        self._display: SearchDisplay | None = display
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore, which goes by the ledger here
@@ -36,7 +41,7 @@ class Recorder(Callback):  # type: ignore[misc]
         entry.round, entry.metrics = int(result["round"]), _reported(result)
         self._ledger.save()
         if not result.get("replayed"):
-            self._display.see(row_of(self._search, entry))
+            self._show(entry)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         entry = self._proposer.entry_of(trial.trial_id)
@@ -52,13 +57,23 @@ class Recorder(Callback):  # type: ignore[misc]
         folder.mark_ended("failed", _last_line(trial))
         self._set(trial, "failed", str((folder.results() or {}).get("error") or _last_line(trial)))
 
+    def _show(self, entry: Entry) -> None:
+        """What fails here is said once, and the search goes on unseen: a callback that raises would end it."""
+        if self._display is None:
+            return
+        try:
+            self._display.see(row_of(self._search, entry))
+        except Exception as error:  # of the terminal's library
+            self._display = None
+            log.warning("the search is no longer shown (%s), and goes on", told(error))
+
     def _set(self, trial: Any, status: Status, note: str = "") -> None:
         entry = self._proposer.entry_of(trial.trial_id)
         if (entry.status, entry.note) == (status, note):
             return
         entry.status, entry.note = status, note
         self._ledger.save()
-        self._display.see(row_of(self._search, entry))
+        self._show(entry)
 
 
 def row_of(search: Search, entry: Entry) -> TrialRow:
