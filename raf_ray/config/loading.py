@@ -28,6 +28,9 @@ PRESETS = Path(__file__).parent / "presets"
 REPLACED_WHOLE = ("resolution.tiers", "federation.clients", "data.annotations", "data.images")
 """Mappings that a later source replaces instead of merging into."""
 
+MOST_SHOWN = 20
+"""Names that an error lists; a choice."""
+
 Tree = TypeVar("Tree", bound=BaseModel)
 
 
@@ -230,4 +233,6 @@ def _plain(error: Any) -> str:
 
 def nearest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)})"
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f" (known: {', '.join(known)})" if len(known) <= MOST_SHOWN else "; --help lists those there are"
