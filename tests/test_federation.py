@@ -288,10 +288,23 @@ def command(output: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "raf_ray.run", "--address", "local", "--output", str(output), *WORDS, *words]
 
 
-def start(output: Path, gate: Path, *words: str, **options) -> subprocess.Popen:
-    environment = {**os.environ, "RAF_RAY_TEST_GATE": str(gate), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(command(output, *words), env=environment, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, start_new_session=True, **options)  # fmt: skip
+@pytest.fixture
+def start():
+    """Starts a run's command in a process; a test that fails leaves none behind."""
+    begun = []
+
+    def start(output: Path, gate: Path, *words: str, **options) -> subprocess.Popen:
+        environment = {**os.environ, "RAF_RAY_TEST_GATE": str(gate), "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(command(output, *words), env=environment, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, text=True, start_new_session=True, **options)  # fmt: skip
+        begun.append(process)
+        return process
+
+    yield start
+    for process in begun:
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=60)
 
 
 def read_until(process: subprocess.Popen, text: str) -> None:
@@ -303,7 +316,7 @@ def read_until(process: subprocess.Popen, text: str) -> None:
     raise AssertionError("the command ended without saying '" + text + "':\n" + "".join(seen))
 
 
-def test_after_a_sigkill_resume_gives_the_same_bits(tmp_path):
+def test_after_a_sigkill_resume_gives_the_same_bits(start, tmp_path):
     """A real kill in the middle of a real run on a private cluster."""
     words = ["federation.rounds=6", "data.people_per_client=24"]
     process = start(tmp_path / "killed", tmp_path / "gate", *words)
@@ -330,7 +343,7 @@ def own_processes(marker: str) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("number, ignored", [(signal.SIGTERM, False), (signal.SIGINT, True)])
-def test_a_signal_ends_all_in_order_and_no_process_stays(number, ignored, tmp_path):
+def test_a_signal_ends_all_in_order_and_no_process_stays(number, ignored, start, tmp_path):
     """SIGINT too where it was ignored at the start, as in a script's background."""
     before = signal.getsignal(signal.SIGINT)
     try:
@@ -349,7 +362,7 @@ def test_a_signal_ends_all_in_order_and_no_process_stays(number, ignored, tmp_pa
 
 def read_until_training(folder: Path) -> None:
     """Wait until the driver has its clients (they wait at the gate)."""
-    for _ in range(600):
+    for _ in range(1800):
         if (folder / "run.log").exists():
             signal.sigtimedwait([], 0.1)
             if "training round 1" in (folder / "run.log").read_text():
