@@ -49,6 +49,8 @@ def read_entries(path: Path) -> Found:
     Raises:
         InputError: there is no such file, or it holds no state dict that can be read safely.
     """
+    if path.is_dir():
+        raise InputError(f"the checkpoint {path} is a folder; give a file")
     if not path.is_file():
         raise InputError(f"there is no checkpoint file {path}: check the path")
     content = _content(path)

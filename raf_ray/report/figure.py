@@ -52,9 +52,13 @@ def _matplotlib() -> Any:
     """The module, whose import fails by an unknown MPLBACKEND, such as a notebook's that is not installed here."""
     if "matplotlib" not in sys.modules:
         backend = os.environ.pop("MPLBACKEND", None)
+        logger = logging.getLogger("matplotlib")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # not a word on a HOME where it cannot keep its cache
         try:
             import matplotlib
         finally:
+            logger.setLevel(level)
             if backend is not None:
                 os.environ["MPLBACKEND"] = backend
         if backend:
