@@ -197,9 +197,10 @@ def test_an_official_checkpoint_of_another_width_or_with_experts_is_refused(tmp_
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.pt", tmp_path):
-        with pytest.raises(ValueError, match=f"no checkpoint file {path}"):
-            load_checkpoint(tiny(), path)
+    with pytest.raises(ValueError, match=f"no checkpoint file {tmp_path / 'none.pt'}"):
+        load_checkpoint(tiny(), tmp_path / "none.pt")
+    with pytest.raises(ValueError, match=f"the checkpoint {tmp_path} is a folder"):
+        load_checkpoint(tiny(), tmp_path)
 
 
 class RunsCode:
