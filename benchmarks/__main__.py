@@ -25,6 +25,7 @@ from raf_ray.data.synthetic import synthetic_people
 from raf_ray.data.warp import warp_grid_sample, warp_opencv
 from raf_ray.federation.aggregation import ExactSum, to_fixed_point
 from raf_ray.resolution import Size
+from raf_ray.training.exchange import Up
 
 VITPOSE_S = 24_300_000
 """Parameters of ViTPose-S, the paper's model."""
@@ -86,15 +87,15 @@ def pipeline() -> Table:
 def exact_sum() -> Table:
     """The server's work on one update of ViTPose-S's size, against the float sum it replaces."""
     update = np.random.default_rng(0).normal(0, 1e-3, VITPOSE_S).astype(np.float32)
-    total, counters = ExactSum(VITPOSE_S), np.zeros(0, np.int64)
-    fixed, largest = to_fixed_point(update)
+    fixed, _ = to_fixed_point(update, 1 / 3)
+    total = np.zeros_like(fixed)
     floats = np.zeros(VITPOSE_S, np.float32)
     table = Table(title=f"sum: one update of {VITPOSE_S / 1e6:.1f}M entries", title_justify="left")
     table.add_column("step")
     table.add_column("ms", justify="right")
     table.add_row("float32 sum (depends on the order)", f"{1e3 * median_seconds(lambda: floats.__iadd__(update)):.0f}")
-    table.add_row("round to int64", f"{1e3 * median_seconds(lambda: to_fixed_point(update)):.0f}")
-    table.add_row("add int64", f"{1e3 * median_seconds(lambda: total._grow(fixed, 0 * largest, counters)):.0f}")
+    table.add_row("weigh and round to int64", f"{1e3 * median_seconds(lambda: to_fixed_point(update, 1 / 3)):.0f}")
+    table.add_row("add int64", f"{1e3 * median_seconds(lambda: total.__iadd__(fixed)):.0f}")
     return table
 
 
@@ -114,8 +115,8 @@ def transport() -> Table:
         def down(self, state: np.ndarray) -> float:
             return float(state[-1])
 
-        def up(self) -> np.ndarray:
-            return self.update
+        def up(self) -> Up:
+            return Up("echo", 0, {"weights": self.update}, np.zeros(0, np.int64))
 
     actors = [Echo.remote() for _ in range(3)]
     state = np.zeros(VITPOSE_S, np.float32)
@@ -125,11 +126,11 @@ def transport() -> Table:
         ray.get([actor.down.remote(reference) for actor in actors])
 
     def up() -> None:
-        total = ExactSum(VITPOSE_S)
+        total = ExactSum()
         pending = [actor.up.remote() for actor in actors]
         while pending:
             ready, pending = ray.wait(pending, timeout=60)
-            total.add(ray.get(ready[0]), np.zeros(0, np.int64))
+            total.add(ray.get(ready[0]), {"weights": 1 / 3})
 
     table = Table(title=f"transport: {VITPOSE_S / 1e6:.1f}M float32, 3 actors", title_justify="left")
     table.add_column("step")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -17,28 +16,30 @@ import numpy as np
 import torch
 from torch import nn
 
-from raf_ray.algorithms.fedavg import FedAvg
+from raf_ray.algorithms import built_in
+from raf_ray.algorithms.interface import Algorithm
 from raf_ray.config.tree import Config, ModelConfig, ObjectiveConfig
-from raf_ray.data.batches import Batches, render_pyramid
+from raf_ray.data.batches import Batches
 from raf_ray.data.codec import SIGMA
 from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError
-from raf_ray.federation.client import Client, LocalTraining
 from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.driver import Schedule
-from raf_ray.federation.state import Layout
 from raf_ray.models import build_model
 from raf_ray.models.norms import check_norms
 from raf_ray.objectives import Objective, build_objective
-from raf_ray.objectives.levels import draw_levels
 from raf_ray.paths import given_path
 from raf_ray.plans import ClientPlan, final_sizes, plan_clients, round_sizes, trained_sizes
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import check_divides
 from raf_ray.scoring import CutShard, Metric, Scorer, check_metric
 from raf_ray.sources import ClientData, Split, augmentation_of, load_data, margins_of, picture_notes, splits_of
+from raf_ray.state import Layout
+from raf_ray.training.client import Client, LocalTraining
+from raf_ray.training.optimizer import OptimizerSpec
+from raf_ray.training.pose import PoseTask
 
 LoadData = Callable[[Config, Sequence[ClientPlan], Sequence[Split]], tuple[tuple[ClientData, ...], dict[str, People]]]
 
@@ -93,6 +94,9 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     except ValueError as error:
         raise InputError(f"model.name={config.model.name}: {error}") from error
     build_loss(config.objective)
+    unfit = algorithm_of(config).requires(config.optimizer.name)
+    if unfit:
+        raise InputError(f"algorithm.name={config.algorithm.name} with optimizer.name={config.optimizer.name}: {unfit}")
     initial = layout.read(model)
     check_finite(config, layout, initial)
     trained = [(plan.name, own.count, plan.levels[-1]) for plan, own in zip(plans, data, strict=True)]
@@ -207,37 +211,33 @@ def make_client(config: Config, plan: ClientPlan, data: ClientData, skeleton: Sk
         assert data.people is not None
         margins = margins_of(config, plan.size.aspect)
         shard = cut_shard(data.people, plan.size, margins, config.data.cache_mb)
-    optimizer, profile = config.optimizer, config.resources.profile
+    profile = config.resources.profile
+    task = PoseTask(
+        Batches(shard, config.optimizer.batch_size, augmentation_of(config), device, config.data.on_bad_image),
+        levels=plan.levels,
+        level_weights=plan.level_weights,
+        sampling=config.objective.sampling,
+        own_share=config.objective.own_share,
+        objective=build_loss(config.objective),
+        bf16=config.resources.precision == "bf16",
+    )
     return Client(
         name=plan.name,
         number=plan.number,
         tier=plan.tier,
-        levels=plan.levels,
-        level_weights=plan.level_weights,
         model=new_model(config.model, len(skeleton)),
-        batches=Batches(shard, optimizer.batch_size, augmentation_of(config), device, config.data.on_bad_image),
-        draw_levels=partial(draw_levels, config.objective.sampling, config.objective.own_share),
-        render=render_pyramid,
-        objective=build_loss(config.objective),
-        training=LocalTraining(
-            seed=config.seed,
-            rounds=config.federation.rounds,
-            local_epochs=config.federation.local_epochs,
-            optimizer=optimizer.name,
-            lr=optimizer.lr,
-            schedule=optimizer.schedule,
-            steps=tuple(optimizer.steps),
-            weight_decay=optimizer.weight_decay,
-            betas=optimizer.betas,
-            momentum=optimizer.momentum,
-            layer_decay=optimizer.layer_decay,
-            clip=optimizer.clip,
-            reset_each_round=optimizer.reset_each_round,
-            bf16=config.resources.precision == "bf16",
-        ),
+        task=task,
+        algorithm=algorithm_of(config),
+        training=training_of(config),
         device=device,
         traced_round=profile.round - 1 if profile is not None and profile.client == plan.name else None,
     )
+
+
+def training_of(config: Config) -> LocalTraining:
+    asked = config.optimizer.model_dump(exclude={"batch_size"})
+    spec = OptimizerSpec(**{**asked, "steps": tuple(asked["steps"])})
+    return LocalTraining(config.seed, config.federation.rounds, config.federation.local_epochs, spec)
 
 
 def make_scorer(
@@ -284,8 +284,26 @@ def schedule_of(prepared: Prepared) -> Schedule:
     )
 
 
-def algorithm_of(config: Config) -> FedAvg:
-    return FedAvg(weighting=config.algorithm.weighting)
+def algorithm_of(config: Config) -> Algorithm:
+    """The method with its parameters. Raises InputError where it is one's own and does not fit."""
+    asked = config.algorithm
+    if not is_import_path(asked.name):
+        own = getattr(asked, asked.name, None)
+        parameters = {"weighting": asked.weighting, **(own.model_dump() if own is not None else {})}
+        return built_in()[asked.name](**parameters)
+    make = load_object(asked.name, "algorithm.name")
+    if not callable(make):
+        raise InputError(f"algorithm.name={asked.name} gives {type(make).__name__}, not a class of a method")
+    try:
+        algorithm = make(**asked.parameters)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"algorithm.parameters do not fit {asked.name}: {' '.join(str(error).split())}") from error
+    if not isinstance(algorithm, Algorithm):
+        raise InputError(
+            f"algorithm.name={asked.name} gives {type(algorithm).__name__}, "
+            "not a raf_ray.algorithms.interface.Algorithm"
+        )
+    return algorithm
 
 
 def facts_of(prepared: Prepared, name: str) -> dict[str, Any]:

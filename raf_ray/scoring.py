@@ -18,11 +18,11 @@ from raf_ray.data.shard import Margins, Shard, cut_shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError, RunError
 from raf_ray.federation.messages import Sample, Scores
-from raf_ray.federation.state import Layout
 from raf_ray.metrics.oks import LARGEST_AREA, oks_ap
 from raf_ray.metrics.pck import neck_reference, pck, torso_reference
 from raf_ray.metrics.score import Score
 from raf_ray.resolution import Size, parse_size
+from raf_ray.state import Layout
 
 SAMPLES_PER_SIZE = 6
 CutShard = Callable[[People, Size, Margins, float], Shard]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,29 +11,31 @@ import pytest
 import torch
 
 from raf_ray import assembly
+from raf_ray.algorithms.interface import WEIGHTS
 from raf_ray.federation.accounting import Account
-from raf_ray.federation.client import Update
+from raf_ray.training.exchange import Down, Receipt
 from tests.tiny import tiny
 
 TIERS = {"a": "high", "b": "high", "c": "low"}
 
 
-def update(client: str, people: int, loss: float, norm: float, terms: dict[str, tuple[float, int]], **more) -> Update:
-    values = {"seconds": 2.0, "forward_pixels": 100, "peak_memory_mb": 5.0, "bad_pictures": 0, "mb_sent": 0.1, **more}
-    return Update(
-        client=client, floats=np.empty(0, np.float32), counters=np.empty(0, np.int64), people=people, loss=loss,
+def receipt(client: str, people: int, loss: float, norm: float, terms: dict[str, tuple[float, int]], **more) -> Receipt:
+    values = {"seconds": 2.0, "forward_pixels": 100, "peak_memory_mb": 5.0, "bad_pictures": 0, "mb_sent": 0.1,
+              "mb_received": 0.5, "keeps": False, **more}  # fmt: skip
+    return Receipt(
+        client=client, people=people, loss=loss,
         norm=norm, terms={name: value for name, (value, _) in terms.items()},
         term_people={name: count for name, (_, count) in terms.items()}, device="cpu", **values,
     )  # fmt: skip
 
 
-A = update("a", 30, 1.0, 4.0, {"gt_64x48": (1.0, 20), "kd_32x24": (0.5, 10)}, bad_pictures=2)
-B = update("b", 10, 3.0, 8.0, {"gt_64x48": (4.0, 10)}, peak_memory_mb=7.0)
-C = update("c", 40, 0.5, 1.0, {"gt_32x24": (0.5, 40)}, bad_pictures=1)
+A = receipt("a", 30, 1.0, 4.0, {"gt_64x48": (1.0, 20), "kd_32x24": (0.5, 10)}, bad_pictures=2)
+B = receipt("b", 10, 3.0, 8.0, {"gt_64x48": (4.0, 10)}, peak_memory_mb=7.0)
+C = receipt("c", 40, 0.5, 1.0, {"gt_32x24": (0.5, 40)}, bad_pictures=1)
 
 
 def account() -> Account:
-    return Account(TIERS, ["64x48", "32x24"], 500_000)
+    return Account(TIERS, ["64x48", "32x24"])
 
 
 def test_losses_terms_and_norms_weigh_by_the_people_that_they_are_means_over():
@@ -56,7 +59,7 @@ def test_the_columns_are_all_that_a_row_may_hold():
 def test_the_order_in_which_clients_answer_does_not_show():
     clients = (("a", 7, 0.1, 1e16), ("b", 11, 0.2, 1.0), ("c", 13, 0.3, 1e-3))
     odd = [
-        update(name, people, loss, norm, {"gt_64x48": (loss, people)}, mb_sent=loss, seconds=norm)
+        receipt(name, people, loss, norm, {"gt_64x48": (loss, people)}, mb_sent=loss, seconds=norm)
         for name, people, loss, norm in clients
     ]
     seen = set()
@@ -104,6 +107,11 @@ def client_of(*words: str):
     return assembly.make_client(config, prepared.plans[0], prepared.data[0], prepared.skeleton), prepared
 
 
+def trained(client, prepared):
+    up, receipt, _ = client.train(Down(0, prepared.initial, {}), 0, None)
+    return up, receipt
+
+
 def test_a_clients_loss_and_terms_weigh_by_the_people_of_each_batch():
     """12 people in batches of 5, 5 and 2."""
     client, prepared = client_of("optimizer.batch_size=5", "objective.name=heatmap")
@@ -113,24 +121,24 @@ def test_a_clients_loss_and_terms_weigh_by_the_people_of_each_batch():
         value = torch.tensor(next(losses))
         return SimpleNamespace(total=value + 0 * heatmaps[0].sum(), gt=[value], kd=[])
 
-    client.objective = objective
-    found = client.train(prepared.initial, 0, 1.0)
+    client.task = replace(client.task, objective=objective)
+    found = trained(client, prepared)[1]
     assert found.loss == pytest.approx((5 * 1 + 5 * 2 + 2 * 7) / 12)
     assert found.terms == {"gt_128x96": pytest.approx(found.loss)} and found.term_people == {"gt_128x96": 12}
 
 
 def test_a_term_is_of_the_people_whose_batches_drew_its_level():
     client, prepared = client_of("optimizer.batch_size=5", "objective.sampling=random")
-    found = client.train(prepared.initial, 0, 1.0)
+    found = trained(client, prepared)[1]
     counts = [found.term_people[name] for name in found.terms if name.startswith("gt_")]
     assert sum(counts) == 12 and set(found.term_people) == set(found.terms)
 
 
 def test_the_update_norm_is_of_the_weights_and_not_of_norm_statistics():
     client, prepared = client_of("objective.name=heatmap", "optimizer.lr=1e-12")
-    found = client.train(prepared.initial, 0, 1.0)
+    up, found = trained(client, prepared)
     names = {entry.name: entry for entry in client.layout.entries}
-    moved = {name: found.floats[e.start : e.start + e.size] for name, e in names.items() if e.kind != "counters"}
+    moved = {name: up.vectors[WEIGHTS][e.start : e.start + e.size] for name, e in names.items() if e.kind != "counters"}
     assert np.abs(moved["norm.running_var"]).max() > 1e-3  # BatchNorm's statistics moved, though nothing was learnt
     weights = np.concatenate([moved[name] for name, e in names.items() if e.kind == "weights"])
     assert found.norm == pytest.approx(float(np.linalg.norm(weights.astype(np.float64))), abs=1e-12)
@@ -139,7 +147,7 @@ def test_the_update_norm_is_of_the_weights_and_not_of_norm_statistics():
 
 def test_on_a_gpu_the_peak_is_of_a_clients_own_round(monkeypatch):
     """A GPU keeps one peak a process until it is set back; on a CPU the kernel's never can be."""
-    from raf_ray.federation import client
+    from raf_ray.training import client
 
     peak = {"bytes": 900e6}  # of the client before
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peak.update(bytes=0.0))
@@ -149,5 +157,5 @@ def test_on_a_gpu_the_peak_is_of_a_clients_own_round(monkeypatch):
     begun = []
     monkeypatch.setattr(client, "_forget_peak_memory", begun.append)
     own, prepared = client_of("objective.name=heatmap")
-    assert own.train(prepared.initial, 0, 1.0).peak_memory_mb > 0
+    assert trained(own, prepared)[1].peak_memory_mb > 0
     assert begun == [own.device]

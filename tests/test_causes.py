@@ -19,6 +19,7 @@ from raf_ray.data.people import People, PictureError
 from raf_ray.data.synthetic import synthetic_people
 from raf_ray.errors import InputError, RunError
 from raf_ray.prepare import prepare_shards
+from raf_ray.training.exchange import Down
 from tests.tiny import tiny
 
 ONE = ("federation.clients=[low]", "federation.engine=in_process", "evaluation.resolutions=[64x48]",
@@ -77,7 +78,7 @@ def client_of(prepared: Prepared) -> Any:
 def test_a_client_without_a_readable_picture_is_said_to_have_none():
     prepared = prepare(named("no_train_picture", "data.on_bad_image=skip", "data.val_fraction=0.25"))
     with pytest.raises(RunError, match=r"^none of its 6 people has a picture that can be read, .*on_bad_image=skip"):
-        client_of(prepared).train(prepared.initial, 0, 1.0)
+        client_of(prepared).train(Down(0, prepared.initial, {}), 0, None)
 
 
 def test_a_run_without_a_readable_test_picture_ends_as_failed(tmp_path: Path):
@@ -132,7 +133,7 @@ def test_targets_that_are_not_finite_are_named_with_their_person():
     assert people is not None
     people.joints[5] = np.nan
     with pytest.raises(RunError, match=rf"the loss is nan, since targets of person {people.person_id[5]} at 64x48 are"):
-        client_of(prepared).train(prepared.initial, 0, 1.0)
+        client_of(prepared).train(Down(0, prepared.initial, {}), 0, None)
 
 
 # --- weights ----------------------------------------------------------------------------------------------
@@ -167,16 +168,16 @@ def test_a_round_that_begins_with_weights_that_are_not_finite_says_which():
     prepared.layout.floats(state)[3] = np.nan
     name = prepared.layout.entries[0].name
     with pytest.raises(RunError, match=rf"the model that the round began from is not finite \({name}\)"):
-        client_of(prepared).train(state, 1, 1.0)
+        client_of(prepared).train(Down(1, state, {}), 1, None)
 
 
 def test_a_model_that_gives_nan_at_once_is_told_from_a_learning_rate_that_is_too_large():
     prepared = prepare(tiny(*ONE, *SYNTHETIC, "model.name=tests.test_causes:Overflows"))
     with pytest.raises(RunError, match=r"at the first batch already, .*: the model or the objective gives it"):
-        client_of(prepared).train(prepared.initial, 0, 1.0)
+        client_of(prepared).train(Down(0, prepared.initial, {}), 0, None)
     prepared = prepare(tiny(*ONE, *SYNTHETIC, "optimizer.name=sgd", "optimizer.lr=1e30"))
     with pytest.raises(RunError, match=r"^the loss is (nan|inf); lower optimizer\.lr or set optimizer\.clip$"):
-        client_of(prepared).train(prepared.initial, 0, 1.0)
+        client_of(prepared).train(Down(0, prepared.initial, {}), 0, None)
 
 
 # --- norms that would see one value -----------------------------------------------------------------------

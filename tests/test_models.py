@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from raf_ray.federation.optimizer import build_optimizer, learning_rate, parameter_groups, set_learning_rate
 from raf_ray.models import build_model
 from raf_ray.models.vitpose import ViTPose, ViTPoseConfig
+from raf_ray.training.optimizer import (
+    OptimizerSpec,
+    build_optimizer,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
 
 
 @pytest.mark.parametrize("size", [(128, 96), (96, 72), (64, 48), (48, 36), (112, 84), (20, 12)])
@@ -34,12 +42,21 @@ def test_every_family_is_built_by_name(name):
     assert model(torch.empty(1, 3, 128, 96, device="meta")).shape == (1, 14, 32, 24)
 
 
+def spec(**changes) -> OptimizerSpec:
+    plain = OptimizerSpec(
+        name="adamw", lr=1.0, weight_decay=0.0, betas=(0.9, 0.999), momentum=0.0, layer_decay=1.0, clip=None,
+        schedule="constant", steps=(), reset_each_round=True,
+    )  # fmt: skip
+    return replace(plain, **changes)
+
+
 def test_schedules_over_the_rounds():
-    cosine = [learning_rate(r, 4, 1.0, "cosine") for r in range(4)]
+    cosine = [learning_rate(r, 4, spec(lr=1.0, schedule="cosine")) for r in range(4)]
     assert cosine == pytest.approx([1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
-    steps = [learning_rate(r, 210, 5e-4, "steps", (170, 200)) for r in (0, 169, 170, 199, 200)]
+    by_steps = spec(lr=5e-4, schedule="steps", steps=(170, 200))
+    steps = [learning_rate(r, 210, by_steps) for r in (0, 169, 170, 199, 200)]
     assert steps == pytest.approx([5e-4, 5e-4, 5e-5, 5e-5, 5e-6])
-    assert learning_rate(7, 10, 0.3, "constant") == 0.3
+    assert learning_rate(7, 10, spec(lr=0.3)) == 0.3
 
 
 def tiny_vit() -> ViTPose:
@@ -68,9 +85,7 @@ def test_one_step_of_sgd_by_hand():
     model = torch.nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(2.0)
-    optimizer = build_optimizer(
-        model, "sgd", lr=1.0, weight_decay=0.0, betas=(0.9, 0.999), momentum=0.0, layer_decay=1.0
-    )
+    optimizer = build_optimizer(model, spec(name="sgd", lr=1.0))
     set_learning_rate(optimizer, 0.1)
     (model(torch.tensor([[3.0]])) ** 2).sum().backward()
     optimizer.step()

@@ -12,8 +12,8 @@ from raf_ray.compare import methods_of
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
 from raf_ray.federation.run_folder import TRACES, RunFolder
-from raf_ray.federation.tracing import trace_name
 from raf_ray.plans import plan_clients
+from raf_ray.training.tracing import trace_name
 from tests.tiny import tiny
 
 BAD = ["a/b", "/a", "..", "../a", ".a", ".", "a\\b", "", "  ", "a\nb", "a\rb", "a\tb", "a\0", "\x1b[31m", "\x7f",

@@ -11,7 +11,9 @@ from torch import nn
 
 from raf_ray.algorithms.fedavg import FedAvg
 from raf_ray.federation.aggregation import ExactSum, UpdateError, to_fixed_point
-from raf_ray.federation.state import Layout
+from raf_ray.federation.server import RoundSum, Server
+from raf_ray.state import Layout
+from raf_ray.training.exchange import Up
 
 
 def small_model() -> nn.Module:
@@ -61,76 +63,103 @@ def test_half_precision_weights_are_refused():
         Layout.of(nn.Linear(2, 2).half())
 
 
-def updates(count: int = 5, size: int = 1000):
+ALL = {"weights": 0.2}
+"""A fifth each."""
+
+
+def updates(count: int = 5, size: int = 1000) -> list[Up]:
     rng = np.random.default_rng(1)
-    return [(rng.normal(0, 10.0 ** rng.integers(-6, 2), size)).astype(np.float32) for _ in range(count)]
+    vectors = [(rng.normal(0, 10.0 ** rng.integers(-6, 2), size)).astype(np.float32) for _ in range(count)]
+    return [Up(f"c{i}", 0, {"weights": vector}, np.array([i])) for i, vector in enumerate(vectors)]
 
 
-def test_the_sum_does_not_depend_on_who_arrives_first():
+def up(*values: float) -> Up:
+    return Up("c", 0, {"weights": np.array(values, np.float32)}, np.zeros(0, np.int64))
+
+
+def test_the_mean_does_not_depend_on_who_arrives_first():
     found = updates()
-    sums = []
+    means = []
     for order in itertools.islice(itertools.permutations(range(5)), 20):
-        total = ExactSum(1000)
+        total = ExactSum()
         for i in order:
-            total.add(found[i], np.array([i]))
-        sums.append((total.total.tobytes(), total.counters.tolist()))
-    assert len(set(map(str, sums))) == 1
-    assert sums[0][1] == [4]
+            total.add(found[i], ALL)
+        means.append((total.mean()["weights"].tobytes(), total.counters.tolist()))
+    assert len(set(map(str, means))) == 1
+    assert means[0][1] == [4]
 
 
 @pytest.mark.parametrize("groups", [[[0, 1, 2, 3, 4]], [[0, 3], [1, 2, 4]], [[4], [3], [2], [1], [0]]])
-def test_the_sum_does_not_depend_on_who_shares_an_actor(groups):
+def test_the_mean_does_not_depend_on_who_shares_an_actor(groups):
     found = updates()
-    alone = ExactSum(1000)
+    alone = ExactSum()
     for update in found:
-        alone.add(update, np.zeros(1, np.int64))
-    together = ExactSum(1000)
+        alone.add(update, ALL)
+    together = ExactSum()
     for group in groups:
-        partial = ExactSum(1000)
+        partial = ExactSum()
         for i in group:
-            partial.add(found[i], np.zeros(1, np.int64))
-        together.add_partial(partial)
-    assert np.array_equal(alone.total, together.total)
+            partial.add(found[i], ALL)
+        together.merge(partial)
+    assert np.array_equal(alone.mean()["weights"], together.mean()["weights"])
+    assert together.clients == 5
 
 
 def test_the_mean_is_exact_to_the_fixed_points_resolution():
     found = updates()
-    total = ExactSum(1000)
+    total = ExactSum()
     for update in found:
-        total.add(update, np.zeros(0, np.int64))
-    expected = np.sum([u.astype(np.float64) for u in found], axis=0)
-    assert np.abs(total.mean() - expected).max() <= 5 * 2.0**-41
+        total.add(update, ALL)
+    expected = np.mean([u.vectors["weights"].astype(np.float64) for u in found], axis=0)
+    # Half a unit a client, and the weights' own rounding, which the sum of the rounded weights all but takes back.
+    assert np.abs(total.mean()["weights"] - expected).max() <= 5 * 2.0**-41 + 1e-10
+
+
+def test_a_weight_costs_the_vector_no_bits():
+    value = np.array([np.float32(1) + np.float32(2**-23)], np.float32)
+    fixed, _ = to_fixed_point(value, 1 / 3)
+    assert fixed[0] == round(float(value[0]) * (2.0**40 / 3))
+
+
+def test_the_mean_is_of_those_who_answered():
+    total = ExactSum()
+    total.add(up(4.0), {"weights": 0.25})
+    total.add(up(8.0), {"weights": 0.25})  # the other half of the cohort never does
+    assert total.mean()["weights"].tolist() == [6.0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_non_finite_update_is_refused_and_leaves_the_sum_alone(bad):
-    total = ExactSum(3)
+    total = ExactSum()
+    total.add(up(1, 1, 1), ALL)
     with pytest.raises(UpdateError, match="NaN or Inf"):
-        total.add(np.array([1, bad, 2], np.float32), np.zeros(0, np.int64))
-    assert total.total.tolist() == [0, 0, 0]
+        total.add(up(1, bad, 2), ALL)
+    assert total.mean()["weights"].tolist() == [1, 1, 1] and total.clients == 1
 
 
 def test_overflow_is_an_error():
     with pytest.raises(UpdateError, match="too large"):
         to_fixed_point(np.array([1e8], np.float32))
-    total = ExactSum(1)
-    large = np.array([4e6], np.float32)
-    total.add(large, np.zeros(0, np.int64))
+    total = ExactSum()
     with pytest.raises(UpdateError, match="overflows"):
-        for _ in range(4):
-            total.add(large, np.zeros(0, np.int64))
+        for _ in range(5):
+            total.add(up(4e6), {"weights": 1.0})
 
 
-def test_fedavg_by_people_and_with_equal_weights():
-    assert FedAvg("people").client_shares([100, 300]) == [0.25, 0.75]
-    assert FedAvg("equal").client_shares([100, 300]) == [0.5, 0.5]
+def test_fedavg_weighs_by_people_or_equally():
+    assert RoundSum(FedAvg("people"), {"a": 100, "b": 300}).share("weights", "b") == 0.75
+    assert RoundSum(FedAvg("equal"), {"a": 100, "b": 300}).share("weights", "b") == 0.5
 
 
 def test_fedavg_is_the_weighted_mean_of_the_clients_models():
-    state = np.array([1.0, -2.0], np.float32)
-    clients = [np.array([2.0, 0.0], np.float32), np.array([5.0, -4.0], np.float32)]
-    method = FedAvg("people")
-    total = ExactSum(2)
-    for local, share in zip(clients, method.client_shares([10, 30]), strict=True):
-        total.add((local - state) * np.float32(share), np.zeros(0, np.int64))
-    assert method.server_step(state, total.mean()).tolist() == [4.25, -3.0]
+    model = nn.Linear(2, 1, bias=False)
+    layout = Layout.of(model)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    server = Server(FedAvg("people"), layout, 2, layout.read(model), {})
+    total = server.round({"a": 10, "b": 30})
+    for name, local in (("a", [2.0, 0.0]), ("b", [5.0, -4.0])):
+        update = np.array(local, np.float32) - np.array([1.0, -2.0], np.float32)
+        total.add(Up(name, 0, {"weights": update}, np.zeros(0, np.int64)))
+    server.step(total)
+    assert layout.floats(server.state).tolist() == [4.25, -3.0] and server.version == 1

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from pydantic.dataclasses import dataclass
+
+from raf_ray.algorithms.interface import PARAMETERS, WEIGHTS, Algorithm, Cohort, Memory, Vectors
 
 
-@dataclass(frozen=True)
-class FedAvg:
-    """w_{t+1} = w_t + sum_k p_k (w_k - w_t), with p_k = n_k / n, or 1 / m where clients weigh the same.
+@dataclass(frozen=True, config=PARAMETERS)
+class FedAvg(Algorithm):
+    """w <- w + sum_k p_k (w_k - w), with p_k = n_k / n, or 1 / m where clients weigh the same.
 
     Equal weights are what the RAF authors' code uses.
     """
 
     weighting: Literal["people", "equal"] = "people"
+    """A client weighs by its number of people, or each the same (the RAF authors' code)."""
 
-    def client_shares(self, people: Sequence[int]) -> list[float]:
-        """The p_k of a cohort whose clients own `people`; they sum to 1."""
-        weights = [float(n) for n in people] if self.weighting == "people" else [1.0] * len(people)
-        total = sum(weights)
-        return [weight / total for weight in weights]
+    def weight(self, vector: str, people: int) -> float:
+        return float(people) if self.weighting == "people" else 1.0
 
-    def server_step(self, state: np.ndarray, mean_update: np.ndarray) -> np.ndarray:
-        """(n,) float32 global state and (n,) float64 weighted mean of the updates -> the next global state."""
-        return (state + mean_update).astype(np.float32)
+    def server_step(
+        self, weights: np.ndarray, mean: Vectors, server: Memory, cohort: Cohort
+    ) -> tuple[np.ndarray, Memory]:
+        return weights + mean[WEIGHTS], server

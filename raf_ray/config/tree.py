@@ -7,11 +7,21 @@ from __future__ import annotations
 
 import unicodedata
 from enum import Enum, auto
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Secret, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Secret,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from raf_ray.algorithms import built_in, parameters_of
 from raf_ray.masking import masked
 
 Positive = Annotated[int, Field(gt=0)]
@@ -237,13 +247,40 @@ class ObjectiveConfig(Section):
     """Probability of the own tier alone (`pair`, null = 0; `random`, null = 0.5); ours."""
 
 
-class AlgorithmConfig(Section):
-    """How updates are combined."""
+class AlgorithmBase(Section):
+    """How updates are combined: the FL method."""
 
-    name: Literal["fedavg"] = "fedavg"
-    """Federated averaging (McMahan et al. 2017)."""
+    name: str = "fedavg"
     weighting: Literal["people", "equal"] = "people"
     """A client weighs by its number of people, or each the same (the RAF authors' code)."""
+    parameters: dict[str, Any] = {}
+    """Keywords of one's own `package.module:Class`."""
+
+
+def _made(name: str, base: type[Section], doc: str | None, fields: dict[str, Any]) -> type[Section]:
+    """A section made from other code's fields; a name of this module, so that it can be pickled."""
+    section: type[Section] = create_model(name, __base__=base, __doc__=doc, __module__=__name__, **fields)
+    globals()[name] = section
+    return section
+
+
+def _algorithm_config() -> Any:
+    """The section with a name, and parameters of its own, for every file of `raf_ray/algorithms`."""
+    methods = built_in()
+    name = Field("fedavg", description="Which method; its own parameters are in the section of its name.")
+    fields: dict[str, Any] = {"name": (Literal[*methods] | ImportPath, name)}
+    for method, kind in methods.items():
+        own = {key: (field.annotation, field) for key, field in parameters_of(kind).items() if key != "weighting"}
+        if own:
+            section = _made(f"{kind.__name__}Config", Section, kind.__doc__, own)
+            fields[method] = (section, section())
+    return _made("AlgorithmConfig", AlgorithmBase, AlgorithmBase.__doc__, fields)
+
+
+if TYPE_CHECKING:
+    AlgorithmConfig = AlgorithmBase
+else:
+    AlgorithmConfig = _algorithm_config()
 
 
 class FederationConfig(Section):

@@ -13,7 +13,7 @@ order in which clients answer does not show. Columns of rounds.csv, in order:
     people          trained on, epochs counted
     people_per_s    of the round
     forward_pixels  image pixels that went through the models, all levels
-    mb_down, mb_up  states sent to clients, updates sent back
+    mb_down, mb_up  states sent to clients, updates sent back, and a method's own vectors with them
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from raf_ray.federation.client import Update
+from raf_ray.training.exchange import Receipt
 
 TOTALS = ("seconds", "forward_pixels", "mb_up", "mb_down")
 COSTS = ("people", "seconds", "mb_sent", "forward_pixels", "peak_memory_mb", "bad_pictures")
@@ -38,8 +37,6 @@ class Account:
     """Client -> its tier, of all clients."""
     level_sizes: Sequence[str]
     """All sizes that some client trains on."""
-    state_bytes: int
-    """Of the global state that each client is sent."""
     totals: dict[str, float] = field(default_factory=dict)
     """Of `TOTALS`; empty before the first round."""
     _costs: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -76,35 +73,35 @@ class Account:
                 "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up"]  # fmt: skip
 
     def add_round(
-        self, done: int, updates: Sequence[Update], arrived: Sequence[float], seconds: float
+        self, done: int, receipts: Sequence[Receipt], arrived: Sequence[float], seconds: float
     ) -> dict[str, Any]:
         """Count a round in; its row.
 
         Args:
             done: the round, from 1.
-            updates: of all its clients; their states are not looked at.
+            receipts: of all its clients.
             arrived: when each answered, in seconds of any clock.
             seconds: of the whole round.
         """
-        people = sum(update.people for update in updates)
+        people = sum(receipt.people for receipt in receipts)
         row: dict[str, Any] = {
             "round": done,
-            "loss": _mean((update.loss, update.people) for update in updates),
+            "loss": _mean((receipt.loss, receipt.people) for receipt in receipts),
             "seconds": round(seconds, 4),
             "wait_seconds": round(math.fsum(max(arrived) - at for at in arrived) / len(arrived), 4),
             "people": people,
             "people_per_s": round(people / seconds, 2),
-            "forward_pixels": sum(update.forward_pixels for update in updates),
-            "mb_down": round(len(updates) * self.state_bytes / 1e6, 6),
-            "mb_up": round(math.fsum(update.mb_sent for update in updates), 6),
+            "forward_pixels": sum(receipt.forward_pixels for receipt in receipts),
+            "mb_down": round(math.fsum(receipt.mb_received for receipt in receipts), 6),
+            "mb_up": round(math.fsum(receipt.mb_sent for receipt in receipts), 6),
         }
-        for name in sorted({name for update in updates for name in update.terms}):
-            drawn = [update for update in updates if name in update.terms]
-            row[name] = _mean((update.terms[name], update.term_people[name]) for update in drawn)
+        for name in sorted({name for receipt in receipts for name in receipt.terms}):
+            drawn = [receipt for receipt in receipts if name in receipt.terms]
+            row[name] = _mean((receipt.terms[name], receipt.term_people[name]) for receipt in drawn)
         for tier in dict.fromkeys(self.tiers.values()):
-            own = [update for update in updates if self.tiers[update.client] == tier]
+            own = [receipt for receipt in receipts if self.tiers[receipt.client] == tier]
             if own:
-                row[f"update_norm_{tier}"] = _mean((update.norm, update.people) for update in own)
+                row[f"update_norm_{tier}"] = _mean((receipt.norm, receipt.people) for receipt in own)
                 self._add_costs(tier, own)
         for name in TOTALS:
             self.totals[name] = self.totals.get(name, 0) + (seconds if name == "seconds" else row[name])
@@ -118,12 +115,12 @@ class Account:
             if (cost := self._costs.get(tier)) is not None
         }
 
-    def _add_costs(self, tier: str, updates: Sequence[Update]) -> None:
+    def _add_costs(self, tier: str, receipts: Sequence[Receipt]) -> None:
         cost = self._costs.setdefault(tier, dict.fromkeys(COSTS, 0))
         for name in ("people", "seconds", "mb_sent", "forward_pixels"):
-            cost[name] += _sum(getattr(update, name) for update in updates)
-        cost["peak_memory_mb"] = max(cost["peak_memory_mb"], *(update.peak_memory_mb for update in updates))
-        self._bad.update({update.client: update.bad_pictures for update in updates})
+            cost[name] += _sum(getattr(receipt, name) for receipt in receipts)
+        cost["peak_memory_mb"] = max(cost["peak_memory_mb"], *(receipt.peak_memory_mb for receipt in receipts))
+        self._bad.update({receipt.client: receipt.bad_pictures for receipt in receipts})
         cost["bad_pictures"] = sum(count for name, count in self._bad.items() if self.tiers[name] == tier)
 
 

@@ -8,23 +8,24 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from raf_ray.algorithms.interface import Memory
 from raf_ray.errors import RunError
 from raf_ray.federation.actor_log import ActorLog
-from raf_ray.federation.client import Client, Update
 from raf_ray.federation.messages import Event, Scores
 from raf_ray.federation.meters import Meters, metered
 from raf_ray.federation.names import EVALUATOR, ray_name
 from raf_ray.federation.pool import ClientError, MakeClient, MakeScore, Member, NodeError, Score, told
+from raf_ray.training.client import Client
+from raf_ray.training.exchange import Down, Receipt, Up
 
 if TYPE_CHECKING:
     from raf_ray.federation.driver import Federation
@@ -47,12 +48,13 @@ SHOWN = 8
 
 
 class ClientHost:
-    """One client; see `raf_ray.federation.client.Client`."""
+    """One client; see `raf_ray.training.client.Client`."""
 
     def __init__(self, name: str, make: MakeClient) -> None:
         self._name = name
         self._make = make
         self._client: Client | None = None
+        self._memory: Memory | None = None
 
     def __repr__(self) -> str:
         return ray_name(self._name)
@@ -66,27 +68,26 @@ class ClientHost:
             os.nice(19)
         self._log = ActorLog.install(self._name)
         self._client = self._make()
-        log.info("built, with %d people", len(self._client.batches))
+        log.info("built, with %d people", len(self._client.task))
         return _this_node()
 
-    def train(self, state: np.ndarray, round_index: int, share: float) -> Update:
+    def train(self, down: Down, round_index: int) -> tuple[Up, Receipt]:
         assert self._client is not None
         self._log.doing = f"round {round_index + 1}"
         log.info("training")
-        update = self._client.train(state, round_index, share)
+        up, receipt, self._memory = self._client.train(down, round_index, self._memory)
         log.info(
             "trained on %d people in %.1f s, loss %.5g, update norm %.4g, peak memory %.0f MB (%s)",
-            update.people, update.seconds, update.loss, update.norm, update.peak_memory_mb, update.device,
+            receipt.people, receipt.seconds, receipt.loss, receipt.norm, receipt.peak_memory_mb, receipt.device,
         )  # fmt: skip
-        return update
+        return up, receipt
 
-    def local_state(self) -> Any:
-        assert self._client is not None
-        return self._client.local_state()
+    def memory(self) -> Memory:
+        assert self._memory is not None
+        return self._memory
 
-    def restore(self, state: Any) -> None:
-        assert self._client is not None
-        self._client.restore(state)
+    def restore(self, memory: Memory) -> None:
+        self._memory = memory
 
 
 class EvaluatorHost:
@@ -106,9 +107,9 @@ class EvaluatorHost:
         self._score = self._make()
         return _this_node()
 
-    def score(self, state: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
+    def score(self, down: Down, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
         assert self._score is not None
-        scores = self._score(state, split, sizes, sample_sizes)
+        scores = self._score(down.state, split, sizes, sample_sizes)
         log.info("scored %d %s people: %s", scores.people, split, scores.by_resolution)
         return scores
 
@@ -200,24 +201,21 @@ class RayPool:
         for node in dict.fromkeys(self._nodes[name] for name in self._clients):
             log.info("on node %s: %s", node.address, ", ".join(self._living_on(node)))
 
-    def publish(self, buffer: np.ndarray) -> Any:
-        return ray.put(buffer)
+    def publish(self, down: Down) -> Any:
+        return ray.put(down)
 
-    def train(self, state: Any, round_index: int, shares: Mapping[str, float]) -> Iterator[Update]:
+    def train(self, down: Any, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
         self._begun = round_index + 1
         task = f"train round {self._begun}"
-        calls = {
-            self._clients[name].train.options(name=task).remote(state, round_index, share): name
-            for name, share in shares.items()
-        }
+        calls = {self._clients[name].train.options(name=task).remote(down, round_index): name for name in clients}
         for name, result in self._arrivals(calls):
             if isinstance(result, Exception):
                 raise self._failure(name, result, round_index)
             yield result
 
-    def submit_score(self, state: Any, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Any:
+    def submit_score(self, down: Any, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Any:
         self._check_built(self._building_evaluator)
-        return self._evaluator.score.options(name=f"score {split}").remote(state, split, sizes, sample_sizes)
+        return self._evaluator.score.options(name=f"score {split}").remote(down, split, sizes, sample_sizes)
 
     def collect_score(self, pending: Any, wait: bool) -> Scores | None:
         if not wait and not ray.wait([pending], timeout=0)[0]:
@@ -228,19 +226,16 @@ class RayPool:
             return result
         raise AssertionError("unreachable: a pending reference always arrives")
 
-    def local_states(self) -> dict[str, Any]:
-        calls = {actor.local_state.remote(): name for name, actor in self._clients.items()}
-        states = dict(self._arrivals(calls))
-        for name, state in states.items():
-            if isinstance(state, Exception):
-                raise self._failure(name, state)
-        return {name: states[name] for name in self._clients if states[name] is not None}
+    def memory(self, client: str) -> Memory:
+        ((name, memory),) = self._arrivals({self._clients[client].memory.remote(): client})
+        if isinstance(memory, Exception):
+            raise self._failure(name, memory)
+        return dict(memory)
 
-    def restore(self, states: Mapping[str, Any]) -> None:
-        calls = {self._clients[name].restore.remote(state): name for name, state in states.items()}
-        for name, result in self._arrivals(calls):
-            if isinstance(result, Exception):
-                raise self._failure(name, result, what="cannot go on")
+    def restore(self, client: str, memory: Memory) -> None:
+        for name, error in self._arrivals({self._clients[client].restore.remote(memory): client}):
+            if isinstance(error, Exception):
+                raise self._failure(name, error)
 
     def close(self) -> None:
         for actor in (*self._clients.values(), self._evaluator):

@@ -1,16 +1,18 @@
-"""The exact sum over clients: float updates are rounded once to int64 fixed point, then integers are added.
+"""The exact sum over clients: weighted vectors are rounded once to int64 fixed point, then integers are added.
 
-Float addition depends on the order, integer addition does not. So the sum is the same whoever arrives first
+Float addition depends on the order, integer addition does not. So the mean is the same whoever arrives first
 and whoever shares an actor, and memory does not grow with the number of clients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from raf_ray.errors import RunError
+from raf_ray.training.exchange import Up
 
 FRACTION_BITS = 40
 """Resolution 2^-40 (9e-13): finer than float32's own at any weight above 1e-5; range +- 8.4 million."""
@@ -21,57 +23,82 @@ class UpdateError(RunError):
     """An update that cannot be summed: not finite, or too large for fixed point."""
 
 
-def to_fixed_point(update: np.ndarray) -> tuple[np.ndarray, int]:
-    """(n,) float32 -> (n,) int64 in units of 2^-40, and the largest magnitude among them.
+def to_fixed_point(vector: np.ndarray, weight: float = 1.0) -> tuple[np.ndarray, int]:
+    """(n,) float32 times `weight` -> (n,) int64 in units of 2^-40, and the largest magnitude among them.
 
+    The weight enters the one float64 multiplication, so it costs the vector no bits.
     Raises UpdateError for NaN, Inf (numpy would cast them silently) and for values beyond int64.
     """
-    # The larger of maximum and -minimum, NaN if there is one: no copy of the update is made for it.
-    largest = float(np.maximum(update.max(), -update.min())) if update.size else 0.0
+    # The larger of maximum and -minimum, NaN if there is one: no copy of the vector is made for it.
+    largest = float(np.maximum(vector.max(), -vector.min())) * weight if vector.size else 0.0
     if not np.isfinite(largest):
         raise UpdateError("the update holds NaN or Inf; lower optimizer.lr or set optimizer.clip")
     if largest * SCALE >= 2.0**62:
         raise UpdateError(f"the update holds a value of {largest:.3g}, too large to sum exactly")
-    fixed = np.multiply(update, SCALE, dtype=np.float64)
+    fixed = np.multiply(vector, weight * SCALE, dtype=np.float64)
     np.rint(fixed, out=fixed)
     return fixed.astype(np.int64), int(largest * SCALE) + 1
 
 
 @dataclass
-class ExactSum:
-    """A running sum of weighted updates; partial sums of several clients can be added as well."""
+class FixedSum:
+    """A running weighted sum of vectors of one name."""
 
-    size: int
-    total: np.ndarray = field(init=False)
-    """(size,) int64 in units of 2^-40"""
-    bound: int = 0
+    total: np.ndarray
+    """(n,) int64 in units of 2^-40"""
+    weight: int
+    """Sum of the weights, in the same units"""
+    bound: int
     """No entry of `total` is larger than this."""
-    counters: np.ndarray | None = None
-    """Entrywise maximum of the clients' counters."""
 
-    def __post_init__(self) -> None:
-        self.total = np.zeros(self.size, np.int64)
-
-    def add(self, update: np.ndarray, counters: np.ndarray) -> None:
-        """Add one client's weighted update (size,) float32."""
-        fixed, largest = to_fixed_point(update)
-        self._grow(fixed, largest, counters)
-
-    def add_partial(self, other: ExactSum) -> None:
-        """Add the sum of several clients that share an actor."""
-        if other.counters is not None:
-            self._grow(other.total, other.bound, other.counters)
-
-    def _grow(self, fixed: np.ndarray, largest: int, counters: np.ndarray) -> None:
-        if self.bound + largest >= 2**63:
+    def merge(self, other: FixedSum) -> None:
+        if self.bound + other.bound >= 2**63:
             raise UpdateError("the sum of the clients' updates overflows 64-bit fixed point")
-        self.total += fixed
-        self.bound += largest
-        if self.counters is None:
-            self.counters = counters.copy()
-        else:
-            np.maximum(self.counters, counters, out=self.counters)
+        self.total += other.total
+        self.weight += other.weight
+        self.bound += other.bound
 
     def mean(self) -> np.ndarray:
-        """(size,) float64: the sum, where the weights of the updates added up to 1."""
-        return self.total / SCALE
+        """(n,) float64"""
+        return self.total / self.weight
+
+
+@dataclass
+class ExactSum:
+    """A running sum of what clients sent; it is itself what several clients of one actor send."""
+
+    sums: dict[str, FixedSum] = field(default_factory=dict)
+    counters: np.ndarray | None = None
+    """Entrywise maximum of the clients' counters: they count batches, and an average of counts means nothing."""
+    clients: int = 0
+
+    def add(self, up: Up, weights: Mapping[str, float]) -> None:
+        """Add one client's vectors, each with its weight; weights of a name add up to about 1 over a cohort.
+
+        Raises UpdateError where a vector cannot be summed; the sum is then as it was.
+        """
+        fixed = {name: to_fixed_point(vector, weights[name]) for name, vector in up.vectors.items()}
+        self._merge(
+            {name: FixedSum(total, round(weights[name] * SCALE), bound) for name, (total, bound) in fixed.items()},
+            up.counters,
+            1,
+        )
+
+    def merge(self, other: ExactSum) -> None:
+        """Add the sum of several clients."""
+        if other.counters is not None:
+            self._merge(other.sums, other.counters, other.clients)
+
+    def mean(self) -> dict[str, np.ndarray]:
+        """Name -> (n,) float64 weighted mean of those who answered, whoever they were."""
+        return {name: part.mean() for name, part in self.sums.items()}
+
+    def _merge(self, sums: Mapping[str, FixedSum], counters: np.ndarray, clients: int) -> None:
+        if self.counters is None:
+            self.sums = {name: FixedSum(part.total.copy(), part.weight, part.bound) for name, part in sums.items()}
+            self.counters = counters.copy()
+        else:
+            for name, part in sums.items():
+                self.sums[name].merge(part)
+            np.maximum(self.counters, counters, out=self.counters)
+        self.clients += clients

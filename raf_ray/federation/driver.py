@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from raf_ray.algorithms.fedavg import FedAvg
+from raf_ray.algorithms.interface import Algorithm
 from raf_ray.errors import RunError
 from raf_ray.federation.accounting import Account
-from raf_ray.federation.aggregation import ExactSum, UpdateError
-from raf_ray.federation.client import Update
+from raf_ray.federation.aggregation import UpdateError
 from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.messages import (
     ActorLost,
@@ -32,10 +31,12 @@ from raf_ray.federation.messages import (
 )
 from raf_ray.federation.pool import ClientError, Member, Pool
 from raf_ray.federation.run_folder import Checkpoint, RunFolder
-from raf_ray.federation.state import Layout
-from raf_ray.federation.tracing import trace_name
+from raf_ray.federation.server import Server
 from raf_ray.files import write_atomically
 from raf_ray.metrics.drift import drift_spread
+from raf_ray.state import Layout
+from raf_ray.training.exchange import Receipt
+from raf_ray.training.tracing import trace_name
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Federation:
 
     members: Sequence[Member]
     make_pool: Callable[[], Pool]
-    algorithm: FedAvg
+    algorithm: Algorithm
     layout: Layout
     initial: np.ndarray
     """(num_bytes,) uint8"""
@@ -85,8 +86,10 @@ class Federation:
     _pending: tuple[int, Any] | None = None
 
     def __post_init__(self) -> None:
+        self._kept: dict[str, int] = {}  # client -> round after which it kept what it keeps
+        self._saved: dict[str, int] = {}  # the same, as far as it is on disk
         self._tiers = {member.name: member.tier for member in self.members}
-        self._account = Account(self._tiers, self.schedule.level_sizes, self.layout.num_bytes)
+        self._account = Account(self._tiers, self.schedule.level_sizes)
         if self.checkpoint is not None:
             self._account.restore(self.checkpoint.account)
 
@@ -135,43 +138,41 @@ class Federation:
 
     def _rounds(self, pool: Pool) -> Iterator[Event]:
         plan = self.schedule
-        buffer, first = self.initial, 0
-        if self.checkpoint is not None:
-            buffer, first = self.checkpoint.buffer, self.checkpoint.round
-            pool.restore(self.checkpoint.client_states)
-        self.folder.cut_rows_after("rounds.csv", first)
-        self.folder.cut_rows_after("scores.csv", first - 1)  # of the round itself they may be missing in part
-        state = pool.publish(buffer)
-        if first and self._is_scored(first):
-            self._pending = (first, pool.submit_score(state, "val", plan.round_sizes, ()))
+        server = self._server(pool)
+        self.folder.cut_rows_after("rounds.csv", server.version)
+        self.folder.cut_rows_after("scores.csv", server.version - 1)  # of the round itself they may be missing in part
+        down = pool.publish(server.down())
+        if server.version and self._is_scored(server.version):
+            self._pending = (server.version, pool.submit_score(down, "val", plan.round_sizes, ()))
 
-        for index in range(first, plan.rounds):
+        for index in range(server.version, plan.rounds):
             self._check_stopped()
             done = index + 1
             cohort = [self.members[i] for i in draw_cohort(len(self.members), plan.participation, plan.seed, index)]
             log.info("training round %d of %d: %d clients", done, plan.rounds, len(cohort))
             yield RoundStarted(done, plan.rounds, {member.name: member.tier for member in cohort})
             begin = time.perf_counter()
-            shares = self.algorithm.client_shares([member.people for member in cohort])
-            total = ExactSum(self.layout.num_floats)
-            updates: list[Update] = []
+            total = server.round({member.name: member.people for member in cohort})
+            receipts: list[Receipt] = []
             arrived: list[float] = []
-            for update in pool.train(state, index, dict(zip((m.name for m in cohort), shares, strict=True))):
+            for up, receipt in pool.train(down, index, [member.name for member in cohort]):
                 arrived.append(time.perf_counter())
-                tier = self._tiers[update.client]
+                tier = self._tiers[up.client]
                 try:
-                    total.add(update.floats, update.counters)
+                    total.add(up)
                 except UpdateError as error:
-                    raise ClientError(update.client, tier, index, str(error)) from error
-                updates.append(update.without_state())
-                log.info("round %d client %s: %.1f s, loss %.5g", done, update.client, update.seconds, update.loss)
-                if update.trace is not None:
-                    self._write_trace(update.client, done, update.trace)
-                yield ClientFinished(done, update.client, tier, update.people, update.seconds, update.loss,
-                                     update.peak_memory_mb, update.device)  # fmt: skip
-            buffer = self._step(buffer, total)
-            state = pool.publish(buffer)
-            row = self._account.add_round(done, updates, arrived, time.perf_counter() - begin)
+                    raise ClientError(up.client, tier, index, str(error)) from error
+                receipts.append(receipt.without_trace())
+                if receipt.keeps:
+                    self._kept[up.client] = done
+                log.info("round %d client %s: %.1f s, loss %.5g", done, up.client, receipt.seconds, receipt.loss)
+                if receipt.trace is not None:
+                    self._write_trace(up.client, done, receipt.trace)
+                yield ClientFinished(done, up.client, tier, receipt.people, receipt.seconds, receipt.loss,
+                                     receipt.peak_memory_mb, receipt.device)  # fmt: skip
+            server.step(total)
+            down = pool.publish(server.down())
+            row = self._account.add_round(done, receipts, arrived, time.perf_counter() - begin)
             self.folder.append_rows("rounds.csv", self._account.columns(), [row])
             yield RoundFinished(done, plan.rounds, row)
 
@@ -179,15 +180,15 @@ class Federation:
             save = done % plan.checkpoint_every == 0 or done == plan.rounds
             yield from self._collect(pool, wait=due or save)
             if save:
-                self.folder.save_checkpoint(Checkpoint(done, buffer, pool.local_states(), self._account.state()))
+                self._save(pool, server)
             if due:
-                self._pending = (done, pool.submit_score(state, "val", plan.round_sizes, ()))
+                self._pending = (done, pool.submit_score(down, "val", plan.round_sizes, ()))
         yield from self._collect(pool, wait=True)
-        yield from self._finish(pool, state, buffer)
+        yield from self._finish(pool, down, server.state)
 
-    def _finish(self, pool: Pool, state: Any, buffer: np.ndarray) -> Iterator[Event]:
+    def _finish(self, pool: Pool, down: Any, buffer: np.ndarray) -> Iterator[Event]:
         plan = self.schedule
-        pending = pool.submit_score(state, plan.final_split, plan.final_sizes, plan.trained_sizes)
+        pending = pool.submit_score(down, plan.final_split, plan.final_sizes, plan.trained_sizes)
         self.save_model(buffer, self.folder / "model.pt")
         scores = pool.collect_score(pending, wait=True)
         assert scores is not None
@@ -209,13 +210,26 @@ class Federation:
         log.info("completed: %s", results["by_resolution"])
         yield Finished(results, scores.samples)
 
-    def _step(self, buffer: np.ndarray, total: ExactSum) -> np.ndarray:
-        """The algorithm's server step on the floats; counters take the clients' maximum."""
-        after = np.zeros_like(buffer)
-        self.layout.floats(after)[:] = self.algorithm.server_step(self.layout.floats(buffer), total.mean())
-        if total.counters is not None:
-            self.layout.counters(after)[:] = total.counters
-        return after
+    def _server(self, pool: Pool) -> Server:
+        """The server at the start, or as the checkpoint left it, with the clients given back what they kept."""
+        saved, count = self.checkpoint, len(self.members)
+        if saved is None:
+            return Server(self.algorithm, self.layout, count, self.initial, self.algorithm.init_server(self.layout))
+        self._kept, self._saved = dict(saved.clients), dict(saved.clients)
+        for name, memory in self.folder.memories.read(saved.clients):
+            pool.restore(name, memory)
+        return Server(self.algorithm, self.layout, count, saved.buffer, saved.server, saved.round)
+
+    def _save(self, pool: Pool, server: Server) -> None:
+        """A checkpoint: what clients kept since the last one first, one by one, then the file that names them."""
+        for name, done in self._kept.items():
+            if self._saved.get(name) != done:
+                self.folder.memories.save(name, done, pool.memory(name))
+        self._saved = dict(self._kept)
+        self.folder.save_checkpoint(
+            Checkpoint(server.version, server.state, server.memory, self._saved, self._account.state())
+        )
+        self.folder.memories.keep_only(self._saved)
 
     def _is_scored(self, done: int) -> bool:
         plan = self.schedule

@@ -6,15 +6,15 @@ Both pools run the same `Client` and scorer, so they give the same bits.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
-
+from raf_ray.algorithms.interface import Memory
 from raf_ray.errors import InputError, RunError
-from raf_ray.federation.client import Client, Update
 from raf_ray.federation.messages import Scores
+from raf_ray.training.client import Client
+from raf_ray.training.exchange import Down, Receipt, Up
 
 MakeClient = Callable[[], Client]
 Score = Callable[..., Scores]
@@ -47,23 +47,23 @@ def told(error: BaseException | None) -> str:
 class Pool(Protocol):
     """What the driver asks of a place where clients live."""
 
-    def publish(self, buffer: np.ndarray) -> Any:
+    def publish(self, down: Down) -> Any:
         """Make a state readable by all; what it returns is passed to `train` and `submit_score`."""
 
-    def train(self, state: Any, round_index: int, shares: Mapping[str, float]) -> Iterator[Update]:
-        """Train the named clients, each with its share; updates come as they are ready. Raises ClientError."""
+    def train(self, down: Any, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
+        """Train the named clients; updates come as they are ready. Raises ClientError."""
 
-    def submit_score(self, state: Any, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Any:
+    def submit_score(self, down: Any, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Any:
         """Begin to score a state; `collect_score` takes what this returns."""
 
     def collect_score(self, pending: Any, wait: bool) -> Scores | None:
         """The scores, or None where they are not ready and `wait` is false."""
 
-    def local_states(self) -> dict[str, Any]:
-        """What clients keep between rounds, for a checkpoint."""
+    def memory(self, client: str) -> Memory:
+        """What a client that has trained keeps, for a checkpoint."""
 
-    def restore(self, states: Mapping[str, Any]) -> None:
-        """Give clients back what `local_states` returned. Raises RunError where it does not fit one."""
+    def restore(self, client: str, memory: Memory) -> None:
+        """Give a client back what `memory` returned."""
 
     def close(self) -> None: ...
 
@@ -86,37 +86,35 @@ class InProcessPool:
     def __init__(self, members: Sequence[Member], make_score: MakeScore) -> None:
         self._members = {member.name: member for member in members}
         self._clients = {member.name: member.make() for member in members}
+        self._memories: dict[str, Memory] = {}
         self._score = make_score()
 
-    def publish(self, buffer: np.ndarray) -> np.ndarray:
-        state = buffer.copy()
+    def publish(self, down: Down) -> Down:
+        state = down.state.copy()
         state.setflags(write=False)
-        return state
+        return replace(down, state=state)
 
-    def train(self, state: np.ndarray, round_index: int, shares: Mapping[str, float]) -> Iterator[Update]:
-        for name, share in shares.items():
+    def train(self, down: Down, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
+        for name in clients:
             try:
-                yield self._clients[name].train(state, round_index, share)
+                client = self._clients[name]
+                up, receipt, self._memories[name] = client.train(down, round_index, self._memories.get(name))
+                yield up, receipt
             except Exception as error:  # whatever a client's own code raises
                 details = traceback.format_exc()
                 raise ClientError(name, self._members[name].tier, round_index, told(error), details) from error
 
-    def submit_score(self, state: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
-        return self._score(state, split, sizes, sample_sizes)
+    def submit_score(self, down: Down, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
+        return self._score(down.state, split, sizes, sample_sizes)
 
     def collect_score(self, pending: Scores, wait: bool) -> Scores:
         return pending
 
-    def local_states(self) -> dict[str, Any]:
-        states = {name: client.local_state() for name, client in self._clients.items()}
-        return {name: state for name, state in states.items() if state is not None}
+    def memory(self, client: str) -> Memory:
+        return self._memories[client]
 
-    def restore(self, states: Mapping[str, Any]) -> None:
-        for name, state in states.items():
-            try:
-                self._clients[name].restore(state)
-            except RunError as error:
-                raise RunError(f"client {name} (tier {self._members[name].tier}) cannot go on: {error}") from error
+    def restore(self, client: str, memory: Memory) -> None:
+        self._memories[client] = memory
 
     def close(self) -> None:
         self._clients.clear()

@@ -18,22 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raf_ray.algorithms.interface import Memory
 from raf_ray.errors import InputError
 from raf_ray.federation.accounting import Account
+from raf_ray.federation.memories import MemoryFiles
 from raf_ray.files import read_json, read_text, write_atomically, write_json, write_text
 
 if TYPE_CHECKING:
-    from raf_ray.federation.state import Layout
+    from raf_ray.state import Layout
 
 FILES = ("config.yaml", "results.json", "rounds.csv", "scores.csv", "model.pt", "checkpoint.pt", "drift.png",
          "samples.png", "run.log", "mlflow.jsonl", "mlflow.sent.json")  # fmt: skip
+
+CLIENTS = "clients"
+"""Folder of what clients keep between rounds, where a method or a kept optimiser has them keep anything."""
 
 ROOM = ".results.room.bin"
 """While a run goes on, bytes that are given up for the last results.json where its disk is full."""
 ROOM_BYTES = 64 * 2**10
 
 TRACES = re.compile(r"\.?trace-.+-round-\d+(\.\d+)?\.json")
-"""Profiler traces and their temporary neighbours; see `raf_ray.federation.tracing`."""
+"""Profiler traces and their temporary neighbours; see `raf_ray.training.tracing`."""
 
 
 RESTORE = "put back the one that the run wrote, or start again with --overwrite"
@@ -60,7 +65,7 @@ class RunLog(logging.FileHandler):
 def _is_ours(name: str) -> bool:
     """A file of a run, or the temporary neighbour of one that a kill left behind."""
     stems = tuple(f".{Path(file).stem}." for file in FILES)
-    return name in FILES or name.startswith(stems) or bool(TRACES.fullmatch(name))
+    return name in (*FILES, CLIENTS) or name.startswith(stems) or bool(TRACES.fullmatch(name))
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,10 @@ class Checkpoint:
     round: int
     buffer: np.ndarray
     """(num_bytes,) uint8 global state"""
-    client_states: dict[str, Any]
-    """Client name -> what it keeps between rounds"""
+    server: Memory
+    """What the method keeps on the server"""
+    clients: dict[str, int]
+    """Client name -> round after which it kept what it keeps; see `raf_ray.federation.memories`"""
     account: dict[str, Any]
     """`raf_ray.federation.accounting.Account.state`"""
 
@@ -98,6 +105,10 @@ class RunFolder:
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    @property
+    def memories(self) -> MemoryFiles:
+        return MemoryFiles(self / CLIENTS)
 
     def told(self, error: OSError) -> str:
         """A sentence about what could not be written, or read elsewhere."""
@@ -136,6 +147,7 @@ class RunFolder:
         self.check_free(overwrite)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.memories.keep_only({})
             for path in self.path.iterdir():
                 path.unlink()
             write_text(self / "config.yaml", config_yaml)
@@ -231,7 +243,8 @@ class RunFolder:
         values = {
             "round": checkpoint.round,
             "buffer": torch.from_numpy(np.array(checkpoint.buffer)),
-            "client_states": checkpoint.client_states,
+            "server": {name: torch.from_numpy(array) for name, array in checkpoint.server.items()},
+            "clients": checkpoint.clients,
             "account": checkpoint.account,
         }
         save_plain(values, self / "checkpoint.pt")
@@ -310,7 +323,9 @@ def _checkpoint_of(values: Any, layout: Layout, tiers: Mapping[str, str], rounds
     if set(values) != names:
         odd = sorted(map(str, names ^ set(values)))[0]
         raise ValueError(f"it holds {'no' if odd in names else 'a'} '{odd[:40]}', as one of another version of raf-ray")
-    done, buffer, states, account = (values[name] for name in ("round", "buffer", "client_states", "account"))
+    done, buffer, server, clients, account = (
+        values[name] for name in ("round", "buffer", "server", "clients", "account")
+    )
     if type(done) is not int or not 1 <= done <= rounds:
         raise ValueError(f"its round is {done!r:.40}, of {rounds} rounds")
     shape = tuple(getattr(buffer, "shape", ()))
@@ -318,15 +333,16 @@ def _checkpoint_of(values: Any, layout: Layout, tiers: Mapping[str, str], rounds
         raise ValueError(f"its state is not the {layout.num_bytes} bytes of this model")
     if not np.isfinite(layout.floats(buffer.numpy())).all():
         raise ValueError("its state holds NaN or Inf")
-    if not isinstance(states, dict) or not set(states) <= set(tiers):
+    if not isinstance(clients, dict) or not set(clients) <= set(tiers):
         raise ValueError("its clients are others")
-    for name, kept in states.items():
-        if not isinstance(kept, dict):
-            raise ValueError(f"what its client {name} keeps is no mapping")
+    if not all(type(kept) is int and 1 <= kept <= done for kept in clients.values()):
+        raise ValueError("its clients are of no round of it")
+    if not isinstance(server, dict) or not all(hasattr(kept, "numpy") for kept in server.values()):
+        raise ValueError("what its method keeps is no vectors")
     if not isinstance(account, dict):
         raise ValueError("it holds no totals")
-    Account(tiers, (), 0).restore(account)
-    return Checkpoint(done, buffer.numpy(), states, account)
+    Account(tiers, ()).restore(account)
+    return Checkpoint(done, buffer.numpy(), {name: kept.numpy() for name, kept in server.items()}, clients, account)
 
 
 def _lines_until(text: str, last_round: int) -> list[str]:

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 
-def learning_rate(
-    round_index: int,
-    rounds: int,
-    peak: float,
-    schedule: Literal["constant", "cosine", "steps"],
-    steps: Sequence[int] = (),
-) -> float:
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """A client's local optimiser and its schedule over the rounds."""
+
+    name: Literal["adamw", "sgd"]
+    lr: float
+    """Peak rate."""
+    weight_decay: float
+    betas: tuple[float, float]
+    momentum: float
+    layer_decay: float
+    clip: float | None
+    schedule: Literal["constant", "cosine", "steps"]
+    steps: tuple[int, ...]
+    """Rounds after which `steps` multiplies the rate by 0.1."""
+    reset_each_round: bool
+
+
+def learning_rate(round_index: int, rounds: int, spec: OptimizerSpec) -> float:
     """The rate of round `round_index` (from 0) of `rounds`."""
-    if schedule == "cosine":
-        return peak * 0.5 * (1 + math.cos(math.pi * round_index / rounds))
-    if schedule == "steps":
-        return float(peak * 0.1 ** sum(round_index >= step for step in steps))
-    return peak
+    if spec.schedule == "cosine":
+        return spec.lr * 0.5 * (1 + math.cos(math.pi * round_index / rounds))
+    if spec.schedule == "steps":
+        return float(spec.lr * 0.1 ** sum(round_index >= step for step in spec.steps))
+    return spec.lr
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
@@ -47,20 +59,11 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) 
     ]
 
 
-def build_optimizer(
-    model: nn.Module,
-    name: Literal["adamw", "sgd"],
-    *,
-    lr: float,
-    weight_decay: float,
-    betas: tuple[float, float],
-    momentum: float,
-    layer_decay: float,
-) -> torch.optim.Optimizer:
-    groups = parameter_groups(model, weight_decay, layer_decay)
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum)
-    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+def build_optimizer(model: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimizer:
+    groups = parameter_groups(model, spec.weight_decay, spec.layer_decay)
+    if spec.name == "sgd":
+        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum)
+    return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

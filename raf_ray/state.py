@@ -80,6 +80,19 @@ class Layout:
     def num_bytes(self) -> int:
         return self.float_bytes + self.num_counters * 8
 
+    @property
+    def weights(self) -> tuple[Entry, ...]:
+        """The trained entries, which come first in the floats."""
+        return tuple(entry for entry in self.entries if entry.kind == "weights")
+
+    def parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """A model's parameters in the order of `weights`."""
+        return [model.get_parameter(entry.name) for entry in self.weights]
+
+    def split(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """A vector (num_weights,) as views in the shapes of `weights`."""
+        return [vector[entry.start : entry.start + entry.size].view(entry.shape) for entry in self.weights]
+
     def floats(self, buffer: np.ndarray) -> np.ndarray:
         """(num_floats,) float32 view of a buffer."""
         return buffer[: self.num_floats * 4].view(np.float32)

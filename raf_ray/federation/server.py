@@ -1,0 +1,73 @@
+"""The server's side of a round, whatever the method: what goes down, each client's weight, the step on the mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from raf_ray.algorithms.interface import WEIGHTS, Algorithm, Cohort, Memory
+from raf_ray.federation.aggregation import ExactSum
+from raf_ray.state import Layout
+from raf_ray.training.exchange import Down, Up
+
+
+@dataclass
+class Server:
+    """The global state and the method's memory beside it; `step` replaces both, never changes them in place."""
+
+    algorithm: Algorithm
+    layout: Layout
+    clients: int
+    """Clients of the federation"""
+    state: np.ndarray
+    """(num_bytes,) uint8"""
+    memory: Memory
+    version: int = 0
+    """Rounds that made this state"""
+
+    def down(self) -> Down:
+        return Down(self.version, self.state, self.algorithm.send(self.memory))
+
+    def round(self, people: Mapping[str, int]) -> RoundSum:
+        """The sum of a round to come, of a cohort whose clients own so many `people`."""
+        return RoundSum(self.algorithm, people)
+
+    def step(self, done: RoundSum) -> None:
+        """The method's server step on the weights; statistics take the mean, counters the clients' maximum."""
+        mean, count = done.total.mean(), self.layout.count("weights")
+        before, after = self.layout.floats(self.state), np.zeros_like(self.state)
+        floats = self.layout.floats(after)
+        floats[count:] = before[count:] + mean[WEIGHTS][count:]
+        floats[:count], self.memory = self.algorithm.server_step(
+            before[:count],
+            {**mean, WEIGHTS: mean[WEIGHTS][:count]},
+            self.memory,
+            Cohort(done.total.clients, self.clients),
+        )
+        if done.total.counters is not None:
+            self.layout.counters(after)[:] = done.total.counters
+        self.state, self.version = after, self.version + 1
+
+
+@dataclass
+class RoundSum:
+    """The exact sum of one round's updates, each vector with the weight that the method gives it."""
+
+    algorithm: Algorithm
+    people: Mapping[str, int]
+    """Client -> people it owns"""
+    total: ExactSum = field(default_factory=ExactSum)
+    _whole: dict[str, float] = field(default_factory=dict)
+
+    def add(self, up: Up) -> None:
+        """Raises UpdateError where the update cannot be summed."""
+        self.total.add(up, {name: self.share(name, up.client) for name in up.vectors})
+
+    def share(self, vector: str, client: str) -> float:
+        """A client's part of that vector's mean, were the whole cohort to answer."""
+        if vector not in self._whole:
+            self._whole[vector] = math.fsum(self.algorithm.weight(vector, n) for n in self.people.values())
+        return self.algorithm.weight(vector, self.people[client]) / self._whole[vector]

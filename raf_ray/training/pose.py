@@ -1,0 +1,66 @@
+"""A client's task: batch -> pyramid -> model, level by level -> objective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from raf_ray.data.batches import Batch, Batches, render_pyramid
+from raf_ray.objectives import Objective
+from raf_ray.objectives.levels import Sampling, draw_levels
+from raf_ray.resolution import Size
+from raf_ray.training.task import Step
+
+
+@dataclass(frozen=True)
+class PoseTask:
+    """Heatmap regression on a pyramid of one tier's people."""
+
+    batches: Batches
+    levels: tuple[Size, ...]
+    """Its pyramid, own size first."""
+    level_weights: tuple[float, ...]
+    sampling: Sampling
+    own_share: float | None
+    objective: Objective
+    bf16: bool
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @property
+    def bad_pictures(self) -> int:
+        return len(self.batches.bad)
+
+    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
+        return self.batches.epoch(rng)
+
+    def step(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Step:
+        drawn = draw_levels(self.sampling, self.own_share, len(self.levels), rng)
+        levels = render_pyramid(batch, [self.levels[i] for i in drawn])
+        with torch.autocast(batch.joints.device.type, torch.bfloat16, enabled=self.bf16):
+            heatmaps = [model(level.images) for level in levels]
+        loss = self.objective(
+            [h.float() for h in heatmaps],
+            [level.targets for level in levels],
+            batch.weights,
+            [self.level_weights[i] for i in drawn],
+        )
+        terms = {f"gt_{level.size}": value for level, value in zip(levels, loss.gt, strict=False)}
+        # The highest level drawn has no teacher.
+        students = levels[len(levels) - len(loss.kd) :]
+        terms |= {f"kd_{level.size}": value for level, value in zip(students, loss.kd, strict=True)}
+        return Step(loss.total, len(batch), terms, len(batch) * sum(level.size.pixels for level in levels))
+
+    def fault(self, rng: np.random.Generator) -> str | None:
+        for batch in self.epoch(rng):
+            for level in render_pyramid(batch, self.levels):
+                for what in ("images", "targets"):
+                    rows = ~torch.isfinite(getattr(level, what)).flatten(1).all(dim=1)
+                    if rows.any():
+                        return f"{what} of person {batch.person_id[int(rows.nonzero()[0])]} at {level.size}"
+        return None

@@ -1,0 +1,123 @@
+"""Methods in whole federations: what clients keep survives a resume, and Ray gives the bits of one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raf_ray import run_federation
+from raf_ray.errors import RunError
+from raf_ray.federation.messages import RoundFinished
+from tests.tiny import tiny
+
+SCAFFOLD = ("algorithm.name=scaffold", "federation.rounds=3")
+KEPT = {
+    "controls": SCAFFOLD,
+    "controls and moments, some clients a round": (
+        *SCAFFOLD, "optimizer.reset_each_round=false", "federation.participation=0.6", "federation.rounds=4",
+    ),
+    "from the full gradient, an SGD's momentum": (
+        *SCAFFOLD, "algorithm.scaffold.option=I", "optimizer.name=sgd", "optimizer.reset_each_round=false",
+    ),
+}  # fmt: skip
+
+
+class StopAfter:
+    """A watcher that ends the run after a round, as a kill would."""
+
+    def __init__(self, done: int) -> None:
+        self.done = done
+
+    def begin(self, prepared, folder): ...
+
+    def see(self, event):
+        if isinstance(event, RoundFinished) and event.round == self.done:
+            raise RuntimeError("stopped by the test")
+
+    def end(self, folder, results): ...
+
+
+def in_process(path: Path, *words: str, **options):
+    return run_federation(tiny("federation.engine=in_process", *words), path, **options)
+
+
+def stopped(path: Path, done: int, *words: str) -> Path:
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        in_process(path, *words, watchers=[StopAfter(done)])
+    return path
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "model.pt", weights_only=True)["model"]
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = state(one), state(other)
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run with SCAFFOLD, 3 rounds."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    in_process(path, *SCAFFOLD)
+    return path
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_a_stopped_run_goes_on_with_what_its_clients_kept(kept, tmp_path):
+    words = KEPT[kept]
+    in_process(tmp_path / "whole", *words)
+    stopped(tmp_path / "part", 2, *words)
+    in_process(tmp_path / "part", *words, resume=True)
+    assert same(tmp_path / "whole", tmp_path / "part")
+
+
+def test_without_what_its_clients_kept_it_would_be_another_run(whole, tmp_path):
+    part = stopped(tmp_path / "part", 2, *SCAFFOLD)
+    for path in (part / "clients").iterdir():
+        with np.load(path) as content:
+            zeros = {name: np.zeros_like(values) for name, values in content.items()}
+        np.savez(path, **zeros)
+    in_process(part, *SCAFFOLD, resume=True)
+    assert not same(whole, part)
+
+
+def test_ray_gives_the_same_bits_as_this_process(whole, ray_cluster, tmp_path):
+    run_federation(tiny(*SCAFFOLD), tmp_path / "ray")
+    assert same(whole, tmp_path / "ray")
+    assert sorted(p.name for p in (tmp_path / "ray" / "clients").iterdir()) == sorted(
+        p.name for p in (whole / "clients").iterdir()
+    )
+
+
+def test_the_folder_holds_one_file_a_client_of_the_last_round_it_trained(whole):
+    names = {path.name for path in (whole / "clients").iterdir()}
+    assert names == {f"client-{tier}-000-3.npz" for tier in ("high", "mid", "low")}
+
+
+def test_a_method_that_keeps_nothing_leaves_no_folder_and_overwriting_takes_it_away(tmp_path):
+    path = tmp_path / "run"
+    in_process(path, *SCAFFOLD, "federation.rounds=1")
+    assert (path / "clients").is_dir()
+    in_process(path, "federation.rounds=1", overwrite=True)
+    assert not (path / "clients").exists()
+
+
+def test_a_damaged_memory_is_named(tmp_path):
+    part = stopped(tmp_path / "part", 2, *SCAFFOLD)
+    damaged = next((part / "clients").iterdir())
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(RunError, match=damaged.name):
+        in_process(part, *SCAFFOLD, resume=True)
+
+
+def test_scaffold_sends_twice_as_much_and_says_so(whole, tmp_path):
+    plain = in_process(tmp_path / "plain", "federation.rounds=3").values
+    totals = json.loads((whole / "results.json").read_text())["totals"]
+    assert totals["mb_up"] == pytest.approx(2 * plain["totals"]["mb_up"], rel=0.01)
+    assert totals["mb_down"] == pytest.approx(2 * plain["totals"]["mb_down"], rel=0.01)
