@@ -41,12 +41,7 @@ def read_text(path: Path, what: str, remedy: str = "check the path") -> str:
 
     Raises InputError, in one sentence, where it is missing, cannot be read or is no text.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{what} {path} does not exist; {remedy}") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    data = _read_bytes(path, what, remedy)
     try:
         return data.decode(json.detect_encoding(data))
     except UnicodeDecodeError as error:
@@ -65,17 +60,23 @@ def read_json(path: Path, what: str, remedy: str = "check the path") -> Any:
 
     Raises InputError, in one sentence, where it is missing, empty, cannot be read or is not JSON.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{what} {path} does not exist; {remedy}") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise InputError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    data = _read_bytes(path, what, remedy)
     if not data.strip():
         raise InputError(f"{what} {path} is empty; fetch or write it anew")
     try:
         return json.loads(data)
     except RecursionError:
         raise InputError(f"{what} {path} is nested too deeply to be read; it is damaged or no such file") from None
-    except ValueError as error:  # also bytes that are no text, and numbers of thousands of digits
+    except ValueError as error:  # also bytes that are no text
+        if "integer string conversion" in str(error):
+            raise InputError(f"{what} {path} holds a number of thousands of digits; correct it") from None
         raise InputError(f"{what} {path} is not valid JSON ({error}); where it was cut off, fetch it anew") from error
+
+
+def _read_bytes(path: Path, what: str, remedy: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist; {remedy}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from raf_ray.data.coco import coco_files, coco_people
+from raf_ray.data.coco import coco_files, coco_people, read_annotations
 from raf_ray.data.people import PictureError
 from raf_ray.data.pictures import PictureFiles
 from raf_ray.data.skeletons import COCO17, LSP14, MPII16, Skeleton
@@ -313,3 +313,10 @@ def test_a_file_that_contradicts_the_form_is_named_with_the_remedy(
     with pytest.raises(InputError) as caught:
         read(wrong)
     check_sentence(caught.value, str(tmp_path / "people.json"), *parts)
+
+
+def test_a_number_of_thousands_of_digits_is_named_and_not_pythons_limit(tmp_path: Path) -> None:
+    file = tmp_path / "people.json"
+    file.write_text('{"images": ' + "9" * 5000 + "}")
+    with pytest.raises(InputError, match=r"people\.json holds a number of thousands of digits; correct it$"):
+        read_annotations(file)
