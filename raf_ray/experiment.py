@@ -18,12 +18,13 @@ from raf_ray.assembly import Prepared
 from raf_ray.config import Config, load_config, write_yaml
 from raf_ray.config.loading import differences, use_of
 from raf_ray.config.plain_yaml import shown
-from raf_ray.config.tree import Use
+from raf_ray.config.section import Use
 from raf_ray.errors import InputError, RunError
+from raf_ray.federation.checkpoint import Checkpoint, save_plain
 from raf_ray.federation.driver import Federation
 from raf_ray.federation.messages import Event, Failed, Finished, Noted, Sample
 from raf_ray.federation.pool import InProcessPool, Member
-from raf_ray.federation.run_folder import Checkpoint, RunFolder, save_plain
+from raf_ray.federation.run_folder import RunFolder
 from raf_ray.paths import given_path
 from raf_ray.pictures import draw_missing
 from raf_ray.plans import expected_pixels

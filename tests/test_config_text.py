@@ -6,7 +6,7 @@ import pytest
 
 from raf_ray.config import Config, load_config
 from raf_ray.config.loading import parse_override, parse_yaml, read_yaml, validate
-from raf_ray.config.tree import LARGEST_FLOAT
+from raf_ray.config.section import LARGEST_FLOAT
 from raf_ray.errors import InputError
 from raf_ray.search.spec import check_search, load_search
 from tests.searching import TINY

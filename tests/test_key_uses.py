@@ -6,7 +6,7 @@ import pytest
 
 from raf_ray.config import Config, load_config, write_yaml
 from raf_ray.config.loading import config_hash, dump_yaml, parse_override, use_of, walk
-from raf_ray.config.tree import Use
+from raf_ray.config.section import Use
 from raf_ray.errors import InputError
 from raf_ray.experiment import check_output
 from raf_ray.search.space import check_space, parse_space

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any, Literal, Union, get_args, get_origin
 
 from raf_ray.config.loading import preset_names, preset_path, walk
-from raf_ray.config.tree import IMPORT_PATH, Config
+from raf_ray.config.section import IMPORT_PATH
+from raf_ray.config.tree import Config
 
 PRECEDENCE = "Precedence: defaults (the demo) < --preset (later ones win) < --config < key=value."
 

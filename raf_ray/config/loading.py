@@ -19,7 +19,8 @@ from ruamel.yaml import YAML
 
 from raf_ray.config import plain_yaml
 from raf_ray.config.plain_yaml import DEEPEST, NotPlain, shown
-from raf_ray.config.tree import Config, Section, Use, section_of
+from raf_ray.config.section import Section, Use, section_of
+from raf_ray.config.tree import Config
 from raf_ray.errors import InputError
 from raf_ray.files import read_text
 from raf_ray.paths import existing_file

@@ -17,6 +17,7 @@ from raf_ray.algorithms.interface import Algorithm
 from raf_ray.errors import RunError
 from raf_ray.federation.accounting import Account
 from raf_ray.federation.aggregation import UpdateError
+from raf_ray.federation.checkpoint import Checkpoint
 from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.messages import (
     ActorLost,
@@ -30,7 +31,7 @@ from raf_ray.federation.messages import (
     Scores,
 )
 from raf_ray.federation.pool import ClientError, Member, Pool
-from raf_ray.federation.run_folder import Checkpoint, RunFolder
+from raf_ray.federation.run_folder import RunFolder
 from raf_ray.federation.server import Server
 from raf_ray.files import write_atomically
 from raf_ray.metrics.drift import drift_spread

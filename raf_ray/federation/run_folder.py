@@ -12,17 +12,15 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from raf_ray.algorithms.interface import Memory
 from raf_ray.errors import InputError
-from raf_ray.federation.accounting import Account
+from raf_ray.federation.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from raf_ray.federation.memories import MemoryFiles
-from raf_ray.files import read_json, read_text, write_atomically, write_json, write_text
+from raf_ray.federation.tables import RESTORE, check_cells, lines_until, rows_of
+from raf_ray.files import read_json, read_text, write_json, write_text
 
 if TYPE_CHECKING:
     from raf_ray.state import Layout
@@ -39,9 +37,6 @@ ROOM_BYTES = 64 * 2**10
 
 TRACES = re.compile(r"\.?trace-.+-round-\d+(\.\d+)?\.json")
 """Profiler traces and their temporary neighbours; see `raf_ray.training.tracing`."""
-
-
-RESTORE = "put back the one that the run wrote, or start again with --overwrite"
 
 
 class RunLog(logging.FileHandler):
@@ -66,37 +61,6 @@ def _is_ours(name: str) -> bool:
     """A file of a run, or the temporary neighbour of one that a kill left behind."""
     stems = tuple(f".{Path(file).stem}." for file in FILES)
     return name in (*FILES, CLIENTS) or name.startswith(stems) or bool(TRACES.fullmatch(name))
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """All that a run needs to go on after `round` whole rounds."""
-
-    round: int
-    buffer: np.ndarray
-    """(num_bytes,) uint8 global state"""
-    server: Memory
-    """What the method keeps on the server"""
-    clients: dict[str, int]
-    """Client name -> round after which it kept what it keeps; see `raf_ray.federation.memories`"""
-    account: dict[str, Any]
-    """`raf_ray.federation.accounting.Account.state`"""
-
-
-def save_plain(values: Mapping[str, Any], path: Path) -> None:
-    """Write plain tensors and containers, atomically. Raises OSError where they cannot be written."""
-    import torch
-
-    def write(temporary: Path) -> None:
-        try:
-            with open(temporary, "wb") as file:
-                torch.save(dict(values), file)
-        except RuntimeError as error:  # in closing its archive torch stumbles over what the disk did not take
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
-
-    write_atomically(path, write)
 
 
 @dataclass(frozen=True)
@@ -224,7 +188,7 @@ class RunFolder:
         """Drop the rows of rounds after `last_round` (and a half-written last line)."""
         path = self / name
         if path.exists():
-            write_text(path, "".join(_lines_until(read_text(path, "table"), last_round)))
+            write_text(path, "".join(lines_until(read_text(path, "table"), last_round)))
 
     def check_rows(self, last_round: int) -> None:
         """Raise InputError where rounds.csv or scores.csv does not hold what a run to `last_round` wrote."""
@@ -232,48 +196,22 @@ class RunFolder:
             path = self / name
             if not path.exists() and (last_round == 0 or name == "scores.csv"):
                 continue
-            rows = rows_of(path, _lines_until(read_text(path, "table"), last_round))
+            rows = rows_of(path, lines_until(read_text(path, "table"), last_round))
             if name == "rounds.csv" and [int(row["round"]) for row in rows] != list(range(1, last_round + 1)):
                 raise InputError(f"{path} does not hold the rounds 1 to {last_round} once each; {RESTORE}")
             check_cells(path, rows)
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        import torch
-
-        values = {
-            "round": checkpoint.round,
-            "buffer": torch.from_numpy(np.array(checkpoint.buffer)),
-            "server": {name: torch.from_numpy(array) for name, array in checkpoint.server.items()},
-            "clients": checkpoint.clients,
-            "account": checkpoint.account,
-        }
-        save_plain(values, self / "checkpoint.pt")
+        write_checkpoint(self / "checkpoint.pt", checkpoint)
 
     def load_checkpoint(self, layout: Layout, tiers: Mapping[str, str], rounds: int) -> Checkpoint | None:
         """The last checkpoint, or None where the run ended before its first.
 
-        Args:
-            layout: of the run's model.
-            tiers: client -> tier, of the run's clients.
-            rounds: of the whole run.
-
-        Raises InputError where it cannot be read, or is of another run.
+        Raises InputError where it cannot be read, or is of another run; see `read_checkpoint`.
         """
-        import torch
-
         path = self / "checkpoint.pt"
-        if not path.exists():
-            self.check_rows(0)
-            return None
-        try:
-            values = torch.load(path, weights_only=True, map_location="cpu")
-        except Exception as error:  # torch raises a different type for every kind of damage
-            raise InputError(f"{path} cannot be read ({type(error).__name__}); start again with --overwrite") from error
-        try:
-            checkpoint = _checkpoint_of(values, layout, tiers, rounds)
-        except ValueError as error:
-            raise InputError(f"{path} is not this run's: {error}; start again with --overwrite") from error
-        self.check_rows(checkpoint.round)
+        checkpoint = read_checkpoint(path, layout, tiers, rounds) if path.exists() else None
+        self.check_rows(0 if checkpoint is None else checkpoint.round)
         return checkpoint
 
     def begin_results(self, values: Mapping[str, Any]) -> None:
@@ -313,76 +251,3 @@ class RunFolder:
                 f"results file {path} is no run's: it has no status; remove it, and --resume writes it anew"
             )
         return values
-
-
-def _checkpoint_of(values: Any, layout: Layout, tiers: Mapping[str, str], rounds: int) -> Checkpoint:
-    """What a checkpoint file holds, checked. Raises ValueError saying what is wrong."""
-    names = {field.name for field in fields(Checkpoint)}
-    if not isinstance(values, dict) or not names & set(values):
-        raise ValueError("it is no checkpoint")
-    if set(values) != names:
-        odd = sorted(map(str, names ^ set(values)))[0]
-        raise ValueError(f"it holds {'no' if odd in names else 'a'} '{odd[:40]}', as one of another version of raf-ray")
-    done, buffer, server, clients, account = (
-        values[name] for name in ("round", "buffer", "server", "clients", "account")
-    )
-    if type(done) is not int or not 1 <= done <= rounds:
-        raise ValueError(f"its round is {done!r:.40}, of {rounds} rounds")
-    shape = tuple(getattr(buffer, "shape", ()))
-    if str(getattr(buffer, "dtype", "")) != "torch.uint8" or shape != (layout.num_bytes,):
-        raise ValueError(f"its state is not the {layout.num_bytes} bytes of this model")
-    if not np.isfinite(layout.floats(buffer.numpy())).all():
-        raise ValueError("its state holds NaN or Inf")
-    if not isinstance(clients, dict) or not set(clients) <= set(tiers):
-        raise ValueError("its clients are others")
-    if not all(type(kept) is int and 1 <= kept <= done for kept in clients.values()):
-        raise ValueError("its clients are of no round of it")
-    if not isinstance(server, dict) or not all(hasattr(kept, "numpy") for kept in server.values()):
-        raise ValueError("what its method keeps is no vectors")
-    if not isinstance(account, dict):
-        raise ValueError("it holds no totals")
-    Account(tiers, ()).restore(account)
-    return Checkpoint(done, buffer.numpy(), {name: kept.numpy() for name, kept in server.items()}, clients, account)
-
-
-def _lines_until(text: str, last_round: int) -> list[str]:
-    """A table's header and its whole lines of rounds up to `last_round`."""
-    lines = text.splitlines(keepends=True)
-    header = lines[0].strip().split(",") if lines else []
-    if "round" not in header:
-        return []
-    column, kept = header.index("round"), lines[:1]
-    for line in lines[1:]:
-        cells = line.rstrip("\r\n").split(",")
-        cell = cells[column] if len(cells) > column else ""
-        if line.endswith("\n") and cell.isdecimal() and len(cell) < 19 and int(cell) <= last_round:
-            kept.append(line)
-    return kept
-
-
-def rows_of(path: Path, lines: Iterable[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file's lines, header first. Raises InputError where they are no table."""
-    try:
-        return list(csv.DictReader(lines))
-    except csv.Error as error:
-        raise InputError(f"{path} is damaged ({error}); {RESTORE}") from error
-
-
-def check_cells(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Raise InputError where a row of rounds.csv or scores.csv has cells too many or too few, or no number in one."""
-    for row in rows:
-        for column, cell in row.items():
-            is_text = path.name == "scores.csv" and column in ("split", "resolution", "metric")
-            is_empty = path.name == "rounds.csv" and cell == "" and column != "round"
-            if column is None or cell is None or not (is_text or is_empty or _is_number(cell, column == "round")):
-                raise InputError(
-                    f"{path} is damaged at round {str(row.get('round'))[:20]}, {column or 'its end'}; {RESTORE}"
-                )
-
-
-def _is_number(text: str, whole: bool) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return text.isdecimal() or not whole

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
-from raf_ray.federation.run_folder import RunFolder, check_cells, rows_of
+from raf_ray.federation.run_folder import RunFolder
+from raf_ray.federation.tables import check_cells, rows_of
 from raf_ray.files import read_json, read_text
 from raf_ray.report.plots import METRIC_NAMES
 from raf_ray.report.search import unbeaten

@@ -11,7 +11,7 @@ from typing import Any
 from raf_ray.config import Config
 from raf_ray.config.loading import REPLACED_WHOLE, merge, nearest, use_of, validate, walk
 from raf_ray.config.plain_yaml import shown
-from raf_ray.config.tree import Use
+from raf_ray.config.section import Use
 from raf_ray.errors import InputError
 
 Params = dict[str, Any]

@@ -14,7 +14,8 @@ from pydantic import Field
 from raf_ray.config import Config
 from raf_ray.config.loading import merge, parse_override, preset_path, read_yaml, use_of, validate
 from raf_ray.config.plain_yaml import shown
-from raf_ray.config.tree import Positive, Section, TrackingConfig, Use
+from raf_ray.config.section import Positive, Section, Use
+from raf_ray.config.tree import TrackingConfig
 from raf_ray.errors import InputError
 from raf_ray.masking import masked
 from raf_ray.paths import existing_file

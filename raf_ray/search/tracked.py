@@ -12,7 +12,8 @@ from typing import Any
 
 from raf_ray.config import Config
 from raf_ray.config.loading import flatten
-from raf_ray.config.tree import SecretUri, TrackingConfig
+from raf_ray.config.section import SecretUri
+from raf_ray.config.tree import TrackingConfig
 from raf_ray.search.ledger import Entry, Ledger
 from raf_ray.search.spec import Search
 from raf_ray.tracking.log import spared

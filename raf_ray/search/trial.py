@@ -21,7 +21,8 @@ from raf_ray.federation.driver import Federation
 from raf_ray.federation.messages import Event, RoundFinished, Scored
 from raf_ray.federation.meters import Meters, metered
 from raf_ray.federation.names import new_namespace
-from raf_ray.federation.run_folder import RunFolder, check_cells
+from raf_ray.federation.run_folder import RunFolder
+from raf_ray.federation.tables import check_cells
 from raf_ray.files import write_json
 from raf_ray.metrics.drift import drift_spread
 from raf_ray.plans import asked_sizes, plan_clients, trained_sizes

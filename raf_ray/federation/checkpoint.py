@@ -1,0 +1,112 @@
+"""checkpoint.pt: all that a run needs to go on, and whether a file is this run's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raf_ray.algorithms.interface import Memory
+from raf_ray.errors import InputError
+from raf_ray.federation.accounting import Account
+from raf_ray.files import write_atomically
+from raf_ray.state import Layout
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on after `round` whole rounds."""
+
+    round: int
+    buffer: np.ndarray
+    """(num_bytes,) uint8 global state"""
+    server: Memory
+    """What the method keeps on the server"""
+    clients: dict[str, int]
+    """Client name -> round after which it kept what it keeps; see `raf_ray.federation.memories`"""
+    account: dict[str, Any]
+    """`raf_ray.federation.accounting.Account.state`"""
+
+
+def save_plain(values: Mapping[str, Any], path: Path) -> None:
+    """Write plain tensors and containers, atomically. Raises OSError where they cannot be written."""
+    import torch
+
+    def write(temporary: Path) -> None:
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(dict(values), file)
+        except RuntimeError as error:  # in closing its archive torch stumbles over what the disk did not take
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+    write_atomically(path, write)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    import torch
+
+    values = {
+        "round": checkpoint.round,
+        "buffer": torch.from_numpy(np.array(checkpoint.buffer)),
+        "server": {name: torch.from_numpy(array) for name, array in checkpoint.server.items()},
+        "clients": checkpoint.clients,
+        "account": checkpoint.account,
+    }
+    save_plain(values, path)
+
+
+def read_checkpoint(path: Path, layout: Layout, tiers: Mapping[str, str], rounds: int) -> Checkpoint:
+    """The checkpoint in a file.
+
+    Args:
+        layout: of the run's model.
+        tiers: client -> tier, of the run's clients.
+        rounds: of the whole run.
+
+    Raises InputError where it cannot be read, or is of another run.
+    """
+    import torch
+
+    try:
+        values = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises a different type for every kind of damage
+        raise InputError(f"{path} cannot be read ({type(error).__name__}); start again with --overwrite") from error
+    try:
+        return _checkpoint_of(values, layout, tiers, rounds)
+    except ValueError as error:
+        raise InputError(f"{path} is not this run's: {error}; start again with --overwrite") from error
+
+
+def _checkpoint_of(values: Any, layout: Layout, tiers: Mapping[str, str], rounds: int) -> Checkpoint:
+    """What a checkpoint file holds, checked. Raises ValueError saying what is wrong."""
+    names = {field.name for field in fields(Checkpoint)}
+    if not isinstance(values, dict) or not names & set(values):
+        raise ValueError("it is no checkpoint")
+    if set(values) != names:
+        odd = sorted(map(str, names ^ set(values)))[0]
+        raise ValueError(f"it holds {'no' if odd in names else 'a'} '{odd[:40]}', as one of another version of raf-ray")
+    done, buffer, server, clients, account = (
+        values[name] for name in ("round", "buffer", "server", "clients", "account")
+    )
+    if type(done) is not int or not 1 <= done <= rounds:
+        raise ValueError(f"its round is {done!r:.40}, of {rounds} rounds")
+    shape = tuple(getattr(buffer, "shape", ()))
+    if str(getattr(buffer, "dtype", "")) != "torch.uint8" or shape != (layout.num_bytes,):
+        raise ValueError(f"its state is not the {layout.num_bytes} bytes of this model")
+    if not np.isfinite(layout.floats(buffer.numpy())).all():
+        raise ValueError("its state holds NaN or Inf")
+    if not isinstance(clients, dict) or not set(clients) <= set(tiers):
+        raise ValueError("its clients are others")
+    if not all(type(kept) is int and 1 <= kept <= done for kept in clients.values()):
+        raise ValueError("its clients are of no round of it")
+    if not isinstance(server, dict) or not all(hasattr(kept, "numpy") for kept in server.values()):
+        raise ValueError("what its method keeps is no vectors")
+    if not isinstance(account, dict):
+        raise ValueError("it holds no totals")
+    Account(tiers, ()).restore(account)
+    return Checkpoint(done, buffer.numpy(), {name: kept.numpy() for name, kept in server.items()}, clients, account)
