@@ -5,6 +5,7 @@ Everything that can be wrong with a request is found here, before a folder is ma
 
 from __future__ import annotations
 
+import inspect
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -294,8 +295,11 @@ def algorithm_of(config: Config) -> Algorithm:
     make = load_object(asked.name, "algorithm.name")
     if not callable(make):
         raise InputError(f"algorithm.name={asked.name} gives {type(make).__name__}, not a class of a method")
+    shared = {"weighting": asked.weighting} if "weighting" in inspect.signature(make).parameters else {}
+    if not shared and asked.weighting != "people":
+        raise InputError(f"algorithm.weighting={asked.weighting}, but {asked.name} takes no weighting; leave it out")
     try:
-        algorithm = make(**asked.parameters)
+        algorithm = make(**{**shared, **asked.parameters})
     except (TypeError, ValueError) as error:
         raise InputError(f"algorithm.parameters do not fit {asked.name}: {' '.join(str(error).split())}") from error
     if not isinstance(algorithm, Algorithm):

@@ -257,12 +257,24 @@ def test_the_documented_example_steps_with_momentum(mine):
     [
         (["algorithm.name=mine:FedAvgM", "algorithm.parameters={bta: 1}"], "algorithm.parameters do not fit"),
         (["algorithm.name=mine:np"], "gives"),
+        (["algorithm.name=raf_ray.algorithms.interface:LocalRule", "algorithm.weighting=equal"], "takes no weighting"),
+        (["algorithm.name=raf_ray.algorithms.interface:LocalRule"], "gives LocalRule, not a raf_ray.algorithms"),
         (["algorithm.name=mine:Nothing"], "has no 'Nothing'"),
     ],
 )
 def test_what_is_no_method_is_named(words, says, mine):
     with pytest.raises(InputError, match=says):
         algorithm_of(load_config(overrides=words))
+
+
+def test_a_method_of_ones_own_weighs_as_the_config_says(mine):
+    config = load_config(overrides=["algorithm.name=mine:FedAvgM", "algorithm.weighting=equal"])
+    assert algorithm_of(config).weight(WEIGHTS, 70) == 1.0
+
+
+def test_parameters_of_a_built_in_method_are_in_its_own_section():
+    with pytest.raises(InputError, match=r"those of fedprox are algorithm\.fedprox\.\*$"):
+        load_config(overrides=["algorithm.name=fedprox", "algorithm.parameters={mu: 1}"])
 
 
 # --- moments --------------------------------------------------------------------------------------------------------

@@ -150,6 +150,14 @@ class AlgorithmBase(Section):
     parameters: dict[str, Any] = {}
     """Keywords of one's own `package.module:Class`."""
 
+    @model_validator(mode="after")
+    def _own(self) -> AlgorithmBase:
+        if self.parameters and ":" not in self.name:
+            raise ValueError(
+                f"algorithm.parameters are for a method of one's own; those of {self.name} are algorithm.{self.name}.*"
+            )
+        return self
+
 
 def _made(name: str, base: type[Section], doc: str | None, fields: dict[str, Any]) -> type[Section]:
     """A section made from other code's fields; a name of this module, so that it can be pickled."""
