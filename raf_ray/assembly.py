@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -20,7 +19,6 @@ from torch import nn
 from raf_ray.algorithms import built_in
 from raf_ray.algorithms.interface import Algorithm
 from raf_ray.config.tree import Config, ModelConfig, ObjectiveConfig
-from raf_ray.data.batches import Batches
 from raf_ray.data.codec import SIGMA
 from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
@@ -28,19 +26,17 @@ from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError
 from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.driver import Schedule
-from raf_ray.models import build_model
 from raf_ray.models.norms import check_norms
-from raf_ray.objectives import Objective, build_objective
 from raf_ray.paths import given_path
 from raf_ray.plans import ClientPlan, final_sizes, plan_clients, round_sizes, trained_sizes
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import check_divides
-from raf_ray.scoring import CutShard, Metric, Scorer, check_metric
+from raf_ray.scoring import CutShard, Metric, check_metric
 from raf_ray.sources import ClientData, Split, augmentation_of, load_data, margins_of, picture_notes, splits_of
+from raf_ray.specs import ClientSpec, DeviceSpec, LossSpec, ModelSpec, ScorerSpec
 from raf_ray.state import Layout
-from raf_ray.training.client import Client, LocalTraining
+from raf_ray.training.client import LocalTraining
 from raf_ray.training.optimizer import OptimizerSpec
-from raf_ray.training.pose import PoseTask
 
 LoadData = Callable[[Config, Sequence[ClientPlan], Sequence[Split]], tuple[tuple[ClientData, ...], dict[str, People]]]
 
@@ -94,7 +90,7 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
         layout = Layout.of(model)
     except ValueError as error:
         raise InputError(f"model.name={config.model.name}: {error}") from error
-    build_loss(config.objective)
+    loss_spec(config.objective).build()
     unfit = algorithm_of(config).requires(config.optimizer.name)
     if unfit:
         raise InputError(f"algorithm.name={config.algorithm.name} with optimizer.name={config.optimizer.name}: {unfit}")
@@ -137,19 +133,14 @@ def check_finite(config: Config, layout: Layout, initial: np.ndarray) -> None:
 # --- model and objective --------------------------------------------------------------------------------
 
 
-def new_model(config: ModelConfig, num_joints: int) -> nn.Module:
-    if is_import_path(config.name):
-        model = load_object(config.name, "model.name")(num_joints)
-        if not isinstance(model, nn.Module):
-            raise InputError(f"model.name={config.name} returned {type(model).__name__}, not a torch.nn.Module")
-        return model
-    return build_model(config.name, num_joints, config.depth)
+def model_spec(config: ModelConfig, num_joints: int) -> ModelSpec:
+    return ModelSpec(config.name, config.depth, num_joints)
 
 
 def initial_model(config: ModelConfig, num_joints: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
     """The model with its initial weights, the same for the same seed; and notes on its checkpoint."""
     torch.manual_seed(seed)
-    model = new_model(config, num_joints)
+    model = model_spec(config, num_joints).build()
     if config.checkpoint is None:
         return model, ()
     from raf_ray.models.checkpoint import load_checkpoint, percent  # late: torchvision takes two seconds
@@ -175,62 +166,36 @@ def _shorten(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def build_loss(config: ObjectiveConfig) -> Objective:
-    if is_import_path(config.name):
-        return load_object(config.name, "objective.name")
-    return build_objective(
-        config.name,
-        alpha=config.alpha,
-        teacher=config.teacher,
-        weighting=config.weighting,
-        kd_weight=config.kd_weight,
-        loss=config.loss,
-        temperature=config.temperature,
-        resize=config.resize,
-        sigma=SIGMA,
-    )
+def loss_spec(config: ObjectiveConfig) -> LossSpec:
+    names = ("alpha", "teacher", "weighting", "kd_weight", "loss", "temperature", "resize")
+    return LossSpec(config.name, {**{name: getattr(config, name) for name in names}, "sigma": SIGMA})
 
 
-# --- what runs inside actors ----------------------------------------------------------------------------
+# --- what actors are sent ---------------------------------------------------------------------------------
 
 
-def claim_device(config: Config, wants_gpu: bool = True) -> torch.device:
-    """The process's device, with its threads set. Ray shows a process only its own GPU."""
-    torch.set_num_threads(config.resources.threads)
-    cv2.setNumThreads(config.resources.threads)
-    if wants_gpu and config.resources.gpus_per_client > 0 and torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("cpu")
+def device_spec(config: Config, wants_gpu: bool = True) -> DeviceSpec:
+    resources = config.resources
+    return DeviceSpec(resources.threads, wants_gpu and resources.gpus_per_client > 0, resources.precision == "bf16")
 
 
-def make_client(config: Config, plan: ClientPlan, data: ClientData, skeleton: Skeleton) -> Client:
-    """Build one client where it will live."""
-    device = claim_device(config)
-    if data.open_shard is not None:
-        shard = data.open_shard()
-    else:
-        assert data.people is not None
-        margins = margins_of(config, plan.size.aspect)
-        shard = cut_shard(data.people, plan.size, margins, config.data.cache_mb)
+def client_spec(config: Config, plan: ClientPlan, data: ClientData, skeleton: Skeleton) -> ClientSpec:
     profile = config.resources.profile
-    task = PoseTask(
-        Batches(shard, config.optimizer.batch_size, augmentation_of(config), device, config.data.on_bad_image),
-        levels=plan.levels,
-        level_weights=plan.level_weights,
+    return ClientSpec(
+        plan=plan,
+        data=data,
+        model=model_spec(config.model, len(skeleton)),
+        loss=loss_spec(config.objective),
         sampling=config.objective.sampling,
         own_share=config.objective.own_share,
-        objective=build_loss(config.objective),
-        bf16=config.resources.precision == "bf16",
-    )
-    return Client(
-        name=plan.name,
-        number=plan.number,
-        tier=plan.tier,
-        model=new_model(config.model, len(skeleton)),
-        task=task,
         algorithm=algorithm_of(config),
         training=training_of(config),
-        device=device,
+        device=device_spec(config),
+        batch_size=config.optimizer.batch_size,
+        augmentation=augmentation_of(config),
+        margins=margins_of(config, plan.size.aspect),
+        on_bad_image=config.data.on_bad_image,
+        cache_mb=config.data.cache_mb,
         traced_round=profile.round - 1 if profile is not None and profile.client == plan.name else None,
     )
 
@@ -241,21 +206,18 @@ def training_of(config: Config) -> LocalTraining:
     return LocalTraining(config.seed, config.federation.rounds, config.federation.local_epochs, spec)
 
 
-def make_scorer(
+def scorer_spec(
     config: Config, held_out: dict[str, People], wants_gpu: bool = True, cut: CutShard = cut_shard
-) -> Scorer:
-    """Build the scorer where it will live."""
-    device = claim_device(config, wants_gpu)
+) -> ScorerSpec:
     evaluation = config.evaluation
-    return Scorer(
-        model=new_model(config.model, len(held_out["val"].skeleton)),
+    return ScorerSpec(
+        model=model_spec(config.model, len(held_out["val"].skeleton)),
         people=held_out,
         metrics=metrics_of(config),
         decode=evaluation.decode,
         flip_test=evaluation.flip_test,
         batch_size=evaluation.batch_size,
-        device=device,
-        bf16=config.resources.precision == "bf16",
+        device=device_spec(config, wants_gpu),
         on_bad_image=config.data.on_bad_image,
         cache_mb=config.data.cache_mb,
         cut=cut,

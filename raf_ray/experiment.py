@@ -228,7 +228,7 @@ def _on_ray(prepared: Prepared, shares: Any, run: str, make: Callable[..., Feder
 
 def scorer_of(prepared: Prepared, wants_gpu: bool) -> Callable[[], Any]:
     """What builds the evaluator where it will live."""
-    return partial(assembly.make_scorer, prepared.config, prepared.held_out, wants_gpu=wants_gpu, cut=prepared.cut)
+    return assembly.scorer_spec(prepared.config, prepared.held_out, wants_gpu, prepared.cut).build
 
 
 def members_of(prepared: Prepared) -> list[Member]:
@@ -239,7 +239,7 @@ def members_of(prepared: Prepared) -> list[Member]:
             plan.tier,
             data.count,
             expected_pixels(prepared.config, plan, data.count),
-            partial(assembly.make_client, prepared.config, plan, data, prepared.skeleton),
+            assembly.client_spec(prepared.config, plan, data, prepared.skeleton).build,
         )
         for plan, data in zip(prepared.plans, prepared.data, strict=True)
     ]

@@ -42,8 +42,8 @@ def draw_missing(
 def _predicted(prepared: Prepared, folder: Path) -> Sequence[Sample]:
     """The people that the run's last scoring has shown."""
     config = prepared.config
-    model = assembly.new_model(config.model, len(prepared.skeleton))
+    model = assembly.model_spec(config.model, len(prepared.skeleton)).build()
     load_checkpoint(model, folder / "model.pt")
-    scorer = assembly.make_scorer(config, prepared.held_out, cut=prepared.cut)
+    scorer = assembly.scorer_spec(config, prepared.held_out, cut=prepared.cut).build()
     sizes = [str(size) for size in trained_sizes(prepared.plans)]
     return scorer(prepared.layout.read(model), config.evaluation.split, sizes, sizes).samples

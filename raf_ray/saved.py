@@ -51,7 +51,7 @@ def load_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
         joints = tuple(torch.load(path, weights_only=True, map_location="cpu")["joints"])
     except Exception as error:  # torch raises a different type for every kind of damage
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged; run it again") from error
-    model = assembly.new_model(config.model, len(joints))
+    model = assembly.model_spec(config.model, len(joints)).build()
     load_checkpoint(model, path)
     return SavedRun(folder, config, model.eval(), joints)
 
@@ -69,7 +69,7 @@ def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[str]]:
         )
     split = config.evaluation.split
     check_metric(assembly.metrics_of(config)[split], people, split)
-    scorer = assembly.make_scorer(config, held_out)
+    scorer = assembly.scorer_spec(config, held_out).build()
     scorer.model.load_state_dict(run.model.state_dict())
     sizes = [str(size) for size in final_sizes(config, plans)]
     for size in final_sizes(config, plans):

@@ -26,6 +26,7 @@ from raf_ray.state import Layout
 
 SAMPLES_PER_SIZE = 6
 CutShard = Callable[[People, Size, Margins, float], Shard]
+Decode = Literal["argmax", "dark"]
 Metric = Literal["pckh_0.5", "pckh_neck_0.5", "pck_torso_0.2", "oks_ap"]
 
 
@@ -38,7 +39,7 @@ class Scorer:
     """Split -> its people."""
     metrics: Mapping[str, Metric]
     """Split -> its metric."""
-    decode: Literal["argmax", "dark"]
+    decode: Decode
     flip_test: bool
     batch_size: int
     device: torch.device

@@ -104,7 +104,7 @@ def test_a_state_is_all_that_a_resumed_account_needs():
 def client_of(*words: str):
     config = tiny("federation.engine=in_process", "model.name=tests.broken:OneConv", *words)
     prepared = assembly.prepare(config)
-    return assembly.make_client(config, prepared.plans[0], prepared.data[0], prepared.skeleton), prepared
+    return assembly.client_spec(config, prepared.plans[0], prepared.data[0], prepared.skeleton).build(), prepared
 
 
 def trained(client, prepared):

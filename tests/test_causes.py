@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from raf_ray import evaluate, run, run_federation
-from raf_ray.assembly import Prepared, make_client, prepare
+from raf_ray.assembly import Prepared, client_spec, prepare
 from raf_ray.cli import run_command
 from raf_ray.data.people import People, PictureError
 from raf_ray.data.synthetic import synthetic_people
@@ -69,7 +69,7 @@ def named(function: str, *words: str) -> Any:
 
 
 def client_of(prepared: Prepared) -> Any:
-    return make_client(prepared.config, prepared.plans[0], prepared.data[0], prepared.skeleton)
+    return client_spec(prepared.config, prepared.plans[0], prepared.data[0], prepared.skeleton).build()
 
 
 # --- pictures ---------------------------------------------------------------------------------------------

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
 
-from raf_ray import run_federation
+from raf_ray import assembly, run_federation
 from raf_ray.errors import RunError
+from raf_ray.experiment import _federation, members_of, scorer_of
 from raf_ray.federation.messages import RoundFinished
 from tests.tiny import tiny
 
@@ -121,3 +123,16 @@ def test_scaffold_sends_twice_as_much_and_says_so(whole, tmp_path):
     totals = json.loads((whole / "results.json").read_text())["totals"]
     assert totals["mb_up"] == pytest.approx(2 * plain["totals"]["mb_up"], rel=0.01)
     assert totals["mb_down"] == pytest.approx(2 * plain["totals"]["mb_down"], rel=0.01)
+
+
+def test_what_actors_are_sent_holds_no_config():
+    """A config's classes would be named in the pickle."""
+    prepared = assembly.prepare(tiny(*SCAFFOLD, "data.augment=true"))
+    sent = {
+        "client": members_of(prepared)[0].make,
+        "scorer": scorer_of(prepared, wants_gpu=True),
+        "driver": _federation(prepared, Path("run"), None),
+    }
+    named = {what: b"raf_ray.config" in cloudpickle.dumps(part) for what, part in sent.items()}
+    assert named == dict.fromkeys(sent, False)
+    assert b"raf_ray.config" in cloudpickle.dumps(prepared.config)

@@ -72,7 +72,7 @@ def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: boo
     check_tracking(search.tracking, output)
     prepared = assembly.prepare(search.final_config(search.drawn[0]), check_pictures=False)
     notes = picture_notes(prepared.data, [prepared.held_out])
-    model = assembly.new_model(prepared.config.model, len(prepared.skeleton))
+    model = assembly.model_spec(prepared.config.model, len(prepared.skeleton)).build()
     divisor = int(getattr(model, "size_divisor", 4))
     for params in search.drawn:
         config = search.trial_config(params)

@@ -31,7 +31,7 @@ class KeypointModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self._config = load_config(file=context.artifacts["config"])
         path = context.artifacts["model"]
         joints = torch.load(path, weights_only=True, map_location="cpu")["joints"]
-        self._model = assembly.new_model(self._config.model, len(joints))
+        self._model = assembly.model_spec(self._config.model, len(joints)).build()
         load_checkpoint(self._model, path)
         self._model.eval()
 
