@@ -166,6 +166,8 @@ class Federation:
                 receipts.append(receipt.without_trace())
                 if receipt.keeps:
                     self._kept[up.client] = done
+                else:
+                    self._kept.pop(up.client, None)
                 log.info("round %d client %s: %.1f s, loss %.5g", done, up.client, receipt.seconds, receipt.loss)
                 if receipt.trace is not None:
                     self._write_trace(up.client, done, receipt.trace)
