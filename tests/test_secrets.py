@@ -6,10 +6,9 @@ import base64
 import copy
 import pickle
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +33,7 @@ from raf_ray.tracking.sender import Away
 from raf_ray.tracking.store import MlflowStore
 from tests.searching import TINY
 from tests.tiny import WORDS, tiny
+from tests.tracking_helpers import stub_server
 
 PASSWORD = "s3cr3t/p@ss"
 ENCODED = "s3cr3t%2Fp%40ss"
@@ -56,29 +56,12 @@ def tattling_server() -> Iterator[tuple[str, list[str]]]:
     """A server that takes nothing and says in its answer what it was told: its HOST:PORT, and the headers so far."""
     heard: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            heard.append(self.headers.get("Authorization") or "")
-            body = f"no: {heard[-1]}, {PASSWORD}".encode()
-            self.send_response(500)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def say(headers: Message) -> bytes:
+        heard.append(headers.get("Authorization") or "")
+        return f"no: {heard[-1]}, {PASSWORD}".encode()
 
-        do_POST = do_PUT = do_GET
-
-        def log_message(self, *words: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}", heard
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with stub_server(500, say) as uri:
+        yield uri.removeprefix("http://"), heard
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,12 +68,12 @@ def history(uri: str, run_id: str) -> list[Point]:
 
 
 @contextmanager
-def stub_server(status: int) -> Iterator[str]:
-    """A server that answers everything with `status`; its URI."""
+def stub_server(status: int, say: Callable[[Message], bytes] = lambda headers: b"a stub") -> Iterator[str]:
+    """A server that answers everything with `status` and what `say` makes of a request's headers; its URI."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = b"a stub"
+            body = say(self.headers)
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -56,10 +56,16 @@ class Client:
     traced_round: int | None = None
     """Round, from 0, that the profiler watches."""
     layout: Layout = field(init=False)
+    private: np.ndarray = field(init=False)
+    """(num_floats,) bool: entries that the method leaves with the client."""
 
     def __post_init__(self) -> None:
         self.model.to(self.device)
         self.layout = Layout.of(self.model)
+        self.private = np.zeros(self.layout.num_floats, bool)
+        for entry in self.layout.entries:
+            if entry.kind != "counters" and self.algorithm.is_private(entry):
+                self.private[entry.start : entry.start + entry.size] = True
 
     def train(self, down: Down, round_index: int, memory: Memory | None) -> tuple[Up, Receipt, Memory]:
         """Local epochs from a state; the update, what to tell of it, and what the client keeps.
@@ -98,7 +104,7 @@ class Client:
             )
         if not np.isfinite(loss):
             raise RunError(self._cause(loss, down, round_index, tally.first_loss()))
-        up, memory = self._leave(down, before, rule, tally.steps, memory)
+        up, memory = self._leave(down, before, rule, tally.steps)
         if not setting.optimizer.reset_each_round:
             moments = read_moments(optimizer, self.layout.parameters(self.model))
             memory |= {f"{MOMENTS}{name}": values for name, values in moments.items()}
@@ -133,36 +139,24 @@ class Client:
 
     def _enter(self, down: Down, memory: Memory) -> np.ndarray:
         """Load the global state, with the client's private entries over it: (num_floats,) as the round begins."""
-        self.layout.write(down.state, self.model)
-        private = self._private()
-        floats = self.layout.floats(down.state)
-        if private.any() and PRIVATE in memory:
-            state = down.state.copy()
-            floats = self.layout.floats(state)
-            floats[private] = memory[PRIVATE][private]
-            self.layout.write(state, self.model)
+        state = down.state
+        if PRIVATE in memory:
+            state = state.copy()
+            self.layout.floats(state)[self.private] = memory[PRIVATE][self.private]
+        self.layout.write(state, self.model)
         self.model.train()
-        return floats
+        return self.layout.floats(state)
 
-    def _leave(self, down: Down, before: np.ndarray, rule: LocalRule, steps: int, memory: Memory) -> tuple[Up, Memory]:
+    def _leave(self, down: Down, before: np.ndarray, rule: LocalRule, steps: int) -> tuple[Up, Memory]:
         """The update; private entries stay here, and say nothing of themselves to the server."""
         local = self.layout.read(self.model)
         update = self.layout.floats(local) - before
         vectors, kept = rule.finish(update[: self.layout.count("weights")], steps)
-        private = self._private()
-        if private.any():
+        if self.private.any():
             kept = {**kept, PRIVATE: self.layout.floats(local).copy()}
-            update[private] = 0
+            update[self.private] = 0
         up = Up(self.name, down.version, {WEIGHTS: update, **vectors}, self.layout.counters(local).copy())
         return up, dict(kept)
-
-    def _private(self) -> np.ndarray:
-        """(num_floats,) bool: entries that the method leaves with the client."""
-        mask = np.zeros(self.layout.num_floats, bool)
-        for entry in self.layout.entries:
-            if entry.kind != "counters" and self.algorithm.is_private(entry):
-                mask[entry.start : entry.start + entry.size] = True
-        return mask
 
     def _rule(self, down: Down, round_index: int, memory: Memory) -> LocalRule:
         def full_gradient() -> np.ndarray:
