@@ -144,14 +144,17 @@ def metered(events: Iterable[Event], meters: Meters) -> Iterator[Event]:
     ended = threading.Event()
     failures: list[Exception] = []
 
+    one_at_a_time = threading.Lock()
+
     def emit(show: Callable[..., None], *what: Event) -> None:
-        if failures:
-            return
-        try:
-            show(*what)
-        except Exception as error:  # whatever Ray's exporter refuses
-            log.warning("Ray's metrics failed", exc_info=error)
-            failures.append(error)
+        with one_at_a_time:  # else both threads might fail before either has noted it
+            if failures:
+                return
+            try:
+                show(*what)
+            except Exception as error:  # whatever Ray's exporter refuses
+                log.warning("Ray's metrics failed", exc_info=error)
+                failures.append(error)
 
     def keep_alive() -> None:
         while not ended.wait(REFRESH_SECONDS):
