@@ -21,7 +21,7 @@ from raf_ray.data.augment import Augmentation, apply, compose, draw_affines
 from raf_ray.data.batches import Batch, render_pyramid
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import MPII16
-from raf_ray.data.synthetic import synthetic_people
+from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.data.warp import warp_grid_sample, warp_opencv
 from raf_ray.federation.aggregation import ExactSum, to_fixed_point
 from raf_ray.resolution import Size
@@ -103,9 +103,9 @@ def transport() -> Table:
     """A state of ViTPose-S's size down to 3 actors and back, on a private Ray cluster."""
     import ray
 
-    from raf_ray.federation import cluster
+    from raf_ray.cluster.connect import connect, disconnect
 
-    cluster.connect("local", dashboard=False)
+    connect("local", dashboard=False)
 
     @ray.remote(num_cpus=0.3)
     class Echo:
@@ -137,7 +137,7 @@ def transport() -> Table:
     table.add_column("ms", justify="right")
     table.add_row("broadcast: one put, three reads", f"{1e3 * median_seconds(down, 5):.0f}")
     table.add_row("three updates up, summed on arrival", f"{1e3 * median_seconds(up, 5):.0f}")
-    cluster.disconnect()
+    disconnect()
     return table
 
 

@@ -13,15 +13,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from raf_ray.assembly import prepare
+from raf_ray.cluster.connect import connect, disconnect
 from raf_ray.data.packed import pack
 from raf_ray.data.shard import cut_shard
-from raf_ray.experiment import run_prepared
-from raf_ray.federation import cluster
+from raf_ray.experiment.run import run_prepared
+from raf_ray.request.assembly import prepare
+from raf_ray.request.people import margins_of
 from raf_ray.search.display import SearchDisplay
 from raf_ray.search.spec import Search, check_search
 from raf_ray.search.study import prepare_search, run_search
-from raf_ray.sources import margins_of
 
 TRIALS, REPEATS = 4, 3
 
@@ -44,7 +44,7 @@ def tune() -> Table:
     table = Table(title="tune: federations of 3 clients, one at a time, seconds", title_justify="left")
     for column in ("engine", "alone", "first trial adds", "each further adds", f"of {TRIALS} trials"):
         table.add_column(column, justify="left" if column == "engine" else "right")
-    cluster.connect("local", dashboard=False)
+    connect("local", dashboard=False)
     try:
         for engine in ("in_process", "ray"):
             base = {**SEARCH["base"], "federation": {"rounds": 3, "engine": engine}}  # type: ignore[dict-item]
@@ -64,7 +64,7 @@ def tune() -> Table:
             cells = [f"{statistics.median(alone):.2f}", *(f"{statistics.median(x):+.2f}" for x in (first, further))]
             table.add_row(engine, *cells, f"{100 * share:+.0f} %")
     finally:
-        cluster.disconnect()
+        disconnect()
     return table
 
 
@@ -97,7 +97,7 @@ def shelf() -> Table:
     plan, people = request.plans[0], request.data[0].people
     assert people is not None
     shard = cut_shard(people, plan.size, margins_of(request.config, plan.size.aspect))
-    cluster.connect("local", dashboard=False)
+    connect("local", dashboard=False)
     try:
         packed = pack(shard, "stop")
         reference = ray.put(packed)
@@ -120,5 +120,5 @@ def shelf() -> Table:
                 times.append(time.perf_counter() - begin)
             table.add_row(name, f"{statistics.median(times):.4f}", f"{size / 1e6:.1f}")
     finally:
-        cluster.disconnect()
+        disconnect()
     return table

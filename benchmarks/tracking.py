@@ -14,8 +14,8 @@ from rich.table import Table
 
 from raf_ray import run_federation
 from raf_ray.config import Config, load_config
-from raf_ray.federation.messages import Event, RoundFinished
-from raf_ray.plans import plan_clients
+from raf_ray.federation.events import Event, RoundFinished
+from raf_ray.request.plans import plan_clients
 from raf_ray.tracking.mlflow import MlflowTracker
 from raf_ray.tracking.store import prepare_store
 

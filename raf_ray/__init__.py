@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raf_ray.config import Config, load_config
-    from raf_ray.experiment import Results, run_federation
+    from raf_ray.experiment.run import Results, run_federation
 
 __all__ = ["Config", "Results", "load_config", "run_federation"]
 
@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(config, name)
     if name in ("Results", "run_federation"):
-        from raf_ray import experiment
+        from raf_ray.experiment import run as experiment
 
         return getattr(experiment, name)
     raise AttributeError(f"module 'raf_ray' has no attribute '{name}'")

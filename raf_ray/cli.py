@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from raf_ray.config import Config, load_config
-from raf_ray.errors import InputError, RunError
+from raf_ray.errors import InputError, RunError, one_line
 from raf_ray.masking import masked_in
 from raf_ray.terminal import PIPE_CLOSED, PipeClosed, safe_streams
 
@@ -63,7 +63,7 @@ def _run(main: Callable[[Sequence[str]], None], words: Sequence[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _end(f"failed: {where}{error.strerror or error}", 1)
     except Exception as error:  # a fault of ours, or of code that the user named: said in one sentence all the same
-        said = masked_in(" ".join(str(error).split())[:300])
+        said = masked_in(one_line(error, 300))
         return _end(f"failed: unexpected {type(error).__name__}: {said}{_kept(error)}", 1)
     return 0
 

@@ -12,24 +12,24 @@ from typing import Any
 
 from rich.console import Console
 
-from raf_ray import assembly
-from raf_ray.assembly import Prepared
 from raf_ray.config import Config
 from raf_ray.config.loading import merge, preset_path, read_yaml, validate
 from raf_ray.config.tree import ObjectiveConfig
 from raf_ray.errors import InputError
-from raf_ray.experiment import connected, run_prepared
-from raf_ray.federation.run_folder import RunFolder
+from raf_ray.experiment.run import connected, run_prepared
+from raf_ray.experiment.watching import watchers_for
 from raf_ray.files import write_json, write_text
 from raf_ray.metrics.drift import drift_to_reference
-from raf_ray.plans import expected_pixels, plan_clients
 from raf_ray.report.figure import picture_problem
 from raf_ray.report.plots import draw_drift
-from raf_ray.sources import picture_notes
+from raf_ray.request import assembly
+from raf_ray.request.assembly import Prepared
+from raf_ray.request.people import picture_notes
+from raf_ray.request.plans import expected_pixels, plan_clients
+from raf_ray.runs.folder import RunFolder
 from raf_ray.terminal import warn
 from raf_ray.tracking.checks import check_tracking
 from raf_ray.tracking.mlflow import log_afterwards
-from raf_ray.watching import watchers_for
 
 BUDGET_METHOD = "raf-mixed"
 """--equal-compute stops every method at this one's forward pixels."""

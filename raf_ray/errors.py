@@ -24,3 +24,13 @@ class RunError(RuntimeError):
 
     lost: tuple[str, ...] = ()
     """Actors whose processes are gone, where that was the cause."""
+
+
+def one_line(words: object, most: int | None = None) -> str:
+    """The same without line breaks, at most so many characters."""
+    return " ".join(str(words).split())[:most]
+
+
+def described(error: BaseException | None) -> str:
+    """An exception in one line; those of this project speak for themselves."""
+    return one_line(error if isinstance(error, InputError | RunError) else f"{type(error).__name__}: {error}")

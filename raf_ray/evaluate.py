@@ -37,8 +37,9 @@ def main(words: Sequence[str]) -> None:
     from rich.table import Table
 
     from raf_ray.data.pictures import size_notes
+    from raf_ray.files import without_nan
+    from raf_ray.metrics import title_of
     from raf_ray.paths import given_path
-    from raf_ray.report.plots import METRIC_NAMES
     from raf_ray.saved import load_run, scorer_of_run
     from raf_ray.terminal import make_console, warn
 
@@ -54,11 +55,14 @@ def main(words: Sequence[str]) -> None:
     scores = scorer.score(split, sizes)
     if arguments.json:
         values = {
-            size: None if value != value else value for size, value in scores.by_resolution.items()
-        }  # NaN is not JSON
-        print(json.dumps({"split": split, "metric": scores.metric, "people": scores.people, "by_resolution": values}))
+            "split": split,
+            "metric": scores.metric,
+            "people": scores.people,
+            "by_resolution": scores.by_resolution,
+        }
+        print(json.dumps(without_nan(values)))
         return
-    title = f"{METRIC_NAMES.get(scores.metric, scores.metric)} of {arguments.run} on {scores.people} {split} people (%)"
+    title = f"{title_of(scores.metric)} of {arguments.run} on {scores.people} {split} people (%)"
     table = Table(title=title, title_justify="left")
     table.add_column("joint")
     for size in sizes:

@@ -1,10 +1,14 @@
-"""One's own people, model, objective or skeleton by import path, ``package.module:name``."""
+"""What can be chosen by name: one's own by import path, ``package.module:name``; a room's by what its files name."""
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import os
 import sys
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from raf_ray.errors import InputError
@@ -28,3 +32,19 @@ def load_object(path: str, key: str) -> Any:
     if not hasattr(module, name):
         raise InputError(f"{key}={path}: module '{module_name}' has no '{name}'")
     return getattr(module, name)
+
+
+@lru_cache
+def names_in(room: str) -> dict[str, str]:
+    """Name -> file of a package, from the tuple `NAMES` that each file may have; in the files' order.
+
+    The files are read and not imported: the config asks, and torch takes seconds.
+    """
+    found: dict[str, str] = {}
+    spec = importlib.util.find_spec(room)
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        for path in sorted(Path(folder).glob("*.py")):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "NAMES":
+                    found.update(dict.fromkeys(ast.literal_eval(node.value), path.stem))
+    return found

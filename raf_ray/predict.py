@@ -47,16 +47,17 @@ def main(words: Sequence[str]) -> None:
     import numpy as np
 
     from raf_ray.data.pictures import read_picture, shown
+    from raf_ray.models import size_divisor
     from raf_ray.paths import existing_file, given_path
-    from raf_ray.plans import plan_clients, trained_sizes
     from raf_ray.report.plots import draw_people
+    from raf_ray.request.plans import plan_clients, trained_sizes
     from raf_ray.resolution import check_divides, parse_size
     from raf_ray.saved import load_run, predict, skeleton_of_run
 
     run = load_run(given_path(arguments.run, "RUN"))
     own = trained_sizes(plan_clients(run.config))[0]
     size = parse_size(arguments.size) if arguments.size else own
-    check_divides(size, int(getattr(run.model, "size_divisor", 4)), "--size")
+    check_divides(size, size_divisor(run.model), "--size")
     skeleton = skeleton_of_run(run)
     names = {name: given_path(name, "IMAGE") for name in arguments.images}
     file = existing_file(arguments.boxes, "--boxes") if arguments.boxes else None
@@ -113,7 +114,7 @@ def read_boxes(path: Path) -> dict[str, list[list[float]]]:
     """File name -> N boxes of four numbers, sizes above 0; InputError in one sentence for anything else."""
     import numpy as np
 
-    from raf_ray.data.fields import SMALLEST, check_pixels, numbers, shown
+    from raf_ray.data.annotations.fields import SMALLEST, check_pixels, numbers, shown
     from raf_ray.files import read_json
 
     values = read_json(path, "--boxes")
@@ -162,7 +163,7 @@ def boxes_by_name(
 
 def check_in_picture(boxes: np.ndarray, size: tuple[int, int], what: str) -> None:
     """Raise InputError for a box (N, 4) that is far larger than its picture (width, height), or lies beside it."""
-    from raf_ray.data.boxes import box_fault
+    from raf_ray.data.annotations.boxes import box_fault
 
     for box in boxes:
         fault = box_fault(box[2:], size)

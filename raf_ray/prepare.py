@@ -22,8 +22,8 @@ from raf_ray.paths import given_path
 
 if TYPE_CHECKING:
     from raf_ray.data.encoded import Encoding
-    from raf_ray.data.index import Index
-    from raf_ray.data.store import Written
+    from raf_ray.data.prepared.index import Index
+    from raf_ray.data.prepared.shards import Written
 
 CLIENTS_PER_FILE = 64
 """A choice: some hundred files for ten thousand clients, and files that are still quick to copy."""
@@ -127,13 +127,13 @@ def prepare_shards(
     """
     from importlib.metadata import version
 
-    from raf_ray.data.index import SCHEMA_VERSION, Index, write_index
     from raf_ray.data.overlap import picture_digests
+    from raf_ray.data.prepared.index import SCHEMA_VERSION, Index, write_index
+    from raf_ray.data.prepared.people import write_people
+    from raf_ray.data.prepared.shards import NamedShard, write_shards
     from raf_ray.data.shard import cut_shard
-    from raf_ray.data.store import NamedShard, write_shards
-    from raf_ray.data.stored_people import write_people
-    from raf_ray.plans import final_sizes, plan_clients
-    from raf_ray.sources import load_data, margins_of, picture_notes
+    from raf_ray.request.people import load_data, margins_of, picture_notes
+    from raf_ray.request.plans import final_sizes, plan_clients
 
     check_output(output, overwrite)
     data = config.data

@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> None:
     # Options and key=value words may come in any order.
     arguments = parser().parse_intermixed_args(words)
     _check(arguments)
-    from raf_ray.submit import dashboard_of, submit
+    from raf_ray.cluster.jobs import dashboard_of, submit
 
     dashboard = dashboard_of(arguments.address)
     if dashboard is not None:
@@ -56,11 +56,11 @@ def main(words: Sequence[str]) -> None:
     config = _resumed_config(arguments) or config_from(arguments)
 
     from raf_ray.compare import compare
-    from raf_ray.experiment import new_folder, run_federation
+    from raf_ray.experiment.run import new_folder, run_federation
+    from raf_ray.experiment.watching import watchers_for
     from raf_ray.paths import given_path
     from raf_ray.report.tables import results_table, upsampled_lines
     from raf_ray.terminal import make_console
-    from raf_ray.watching import watchers_for
 
     console = make_console()
     output = (

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from raf_ray import assembly
 from raf_ray.config import Config
 from raf_ray.config.loading import merge, parse_override, read_yaml, validate
 from raf_ray.data.augment import NO_MARGINS
@@ -20,11 +19,13 @@ from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.errors import InputError
-from raf_ray.models.checkpoint import load_checkpoint
-from raf_ray.plans import final_sizes, plan_clients
+from raf_ray.evaluation.scorer import Scorer, check_metric
+from raf_ray.models import size_divisor
+from raf_ray.models.saving import load_model
+from raf_ray.request import assembly
+from raf_ray.request.people import load_held_out, skeleton_of, splits_of
+from raf_ray.request.plans import final_sizes, plan_clients
 from raf_ray.resolution import Size, check_divides
-from raf_ray.scoring import Scorer, check_metric
-from raf_ray.sources import load_held_out, skeleton_of, splits_of
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,8 @@ def load_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
     for word in overrides:
         merge(values, parse_override(word))
     config = validate(Config, values)
-    path = folder / "model.pt"
-    try:
-        joints = tuple(torch.load(path, weights_only=True, map_location="cpu")["joints"])
-    except Exception as error:  # torch raises a different type for every kind of damage
-        raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged; run it again") from error
-    model = assembly.model_spec(config.model, len(joints)).build()
-    load_checkpoint(model, path)
-    return SavedRun(folder, config, model.eval(), joints)
+    model, joints = load_model(folder / "model.pt", config.model.name, config.model.depth)
+    return SavedRun(folder, config, model, joints)
 
 
 def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[str]]:
@@ -73,7 +68,7 @@ def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[str]]:
     scorer.model.load_state_dict(run.model.state_dict())
     sizes = [str(size) for size in final_sizes(config, plans)]
     for size in final_sizes(config, plans):
-        check_divides(size, int(getattr(run.model, "size_divisor", 4)), "evaluation.resolutions")
+        check_divides(size, size_divisor(run.model), "evaluation.resolutions")
     return scorer, sizes
 
 

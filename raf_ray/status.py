@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> None:
 
     def view() -> tuple[Group, bool]:
         if is_url(arguments.what):
-            from raf_ray.federation.observe import observe
+            from raf_ray.cluster.observe import observe
             from raf_ray.report.cluster import cluster_view
 
             address = web_address(arguments.what, "ADDRESS")

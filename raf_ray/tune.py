@@ -52,7 +52,7 @@ def main(words: Sequence[str]) -> None:
     search = load_search(file, arguments.overrides)
     output = given_path(arguments.output, "--output") if arguments.output else Path("runs") / search.name
 
-    from raf_ray.submit import dashboard_of, submit
+    from raf_ray.cluster.jobs import dashboard_of, submit
 
     dashboard = dashboard_of(arguments.address)
     if dashboard is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from raf_ray.data.people import People, PictureError
-from raf_ray.data.synthetic import synthetic_people
+from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.objectives import Loss, heatmap
 
 
@@ -50,7 +50,7 @@ def slow(heatmaps, targets, weights, level_weights):
     return heatmap(heatmaps, targets, weights, level_weights)
 
 
-def no_federation(**parts):
+def no_federation(*parts):
     raise ValueError("none at all")
 
 

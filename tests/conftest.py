@@ -31,11 +31,11 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One private Ray cluster for all tests that need one."""
-    from raf_ray.federation import cluster
+    from raf_ray.cluster.connect import connect, disconnect
 
-    cluster.connect("local", dashboard=False)
+    connect("local", dashboard=False)
     yield
-    cluster.disconnect()
+    disconnect()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from raf_ray import assembly
 from raf_ray.algorithms.interface import WEIGHTS
 from raf_ray.federation.accounting import Account
+from raf_ray.request import assembly
 from raf_ray.training.exchange import Down, Receipt
 from tests.tiny import tiny
 

@@ -15,10 +15,10 @@ from raf_ray.algorithms.fedavg import FedAvg
 from raf_ray.algorithms.fedprox import FedProx, Proximal
 from raf_ray.algorithms.interface import WEIGHTS, LocalRule, Memory
 from raf_ray.algorithms.scaffold import CONTROL, Scaffold
-from raf_ray.assembly import algorithm_of
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
 from raf_ray.federation.aggregation import UpdateError
+from raf_ray.request.assembly import algorithm_of
 from tests.quadratics import (
     DIM,
     Quadratics,

@@ -10,7 +10,7 @@ import torch
 
 from raf_ray import evaluate, predict, run
 from raf_ray.cli import run_command
-from raf_ray.federation import cluster
+from raf_ray.cluster import connect as cluster
 from tests.tiny import WORDS, tiny
 
 pytestmark = pytest.mark.xdist_group("ray")

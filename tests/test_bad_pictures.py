@@ -14,9 +14,9 @@ import pytest
 from raf_ray import evaluate, prepare, run
 from raf_ray.cli import run_command
 from raf_ray.data.people import PictureError
+from raf_ray.data.prepared.people import StoredPictures
 from raf_ray.data.skeletons import COCO17
-from raf_ray.data.stored_people import StoredPictures
-from raf_ray.sources import source_people
+from raf_ray.request.people import source_people
 from tests.test_pictures import png
 from tests.tiny import WORDS, tiny
 

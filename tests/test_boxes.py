@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from raf_ray.data.annotations.boxes import check_boxes
 from raf_ray.data.augment import NO_MARGINS, Augmentation
 from raf_ray.data.batches import Batches
-from raf_ray.data.boxes import check_boxes
+from raf_ray.data.crop import Margins, cut_patch
 from raf_ray.data.people import People, PictureError
 from raf_ray.data.pictures import PictureFiles
-from raf_ray.data.shard import Margins, cut_patch, cut_shard
+from raf_ray.data.shard import cut_shard
 from raf_ray.errors import InputError
+from raf_ray.request.people import source_people
 from raf_ray.resolution import Size
-from raf_ray.sources import source_people
 from tests.test_crops import person
 from tests.tiny import tiny
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from raf_ray.errors import InputError
+from raf_ray.models import build_model
 from raf_ray.models.checkpoint import load_checkpoint
-from raf_ray.models.demo import build_demo
 from raf_ray.models.simple_baseline import build_simple_baseline
 from raf_ray.models.vitpose import ViTPose, ViTPoseConfig, build_vitpose
 
@@ -322,7 +322,7 @@ def test_the_trained_weights_are_used_and_averaged_ones_only_alone_and_named(tmp
 
 def demo() -> nn.Module:
     torch.manual_seed(0)
-    return build_demo(16)
+    return build_model("demo", 16)
 
 
 @pytest.mark.parametrize("partial", [False, True])
@@ -411,7 +411,7 @@ def test_other_floats_are_cast(tmp_path: Path, dtype: torch.dtype) -> None:
 
 
 def test_a_run_says_what_it_took_from_a_file(tmp_path: Path) -> None:
-    from raf_ray.assembly import prepare
+    from raf_ray.request.assembly import prepare
     from tests.tiny import tiny as tiny_run
 
     path = tmp_path / "lightning.ckpt"

@@ -115,7 +115,7 @@ def test_on_machines_of_ones_own_ray_down_finds_ray_and_the_file_says_how_worker
 
 def test_results_are_fetched_into_a_folder_that_is_there():
     """rsync makes one level of folders only."""
-    for path in (REPOSITORY / "docs" / "cluster.md", REPOSITORY / "raf_ray" / "submit.py"):
+    for path in (REPOSITORY / "docs" / "cluster.md", REPOSITORY / "raf_ray" / "cluster" / "jobs.py"):
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "ray rsync-down" in line]
         assert lines and all("mkdir -p runs && ray rsync-down" in line for line in lines)
 

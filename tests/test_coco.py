@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from raf_ray.data.coco import coco_files, coco_people, read_annotations
 from raf_ray.data.people import PictureError
 from raf_ray.data.pictures import PictureFiles
 from raf_ray.data.skeletons import COCO17, LSP14, MPII16, Skeleton
+from raf_ray.data.sources.coco import coco_files, coco_people, read_annotations
 from raf_ray.errors import InputError
 
 Content = dict[str, Any]

@@ -8,13 +8,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from raf_ray import assembly
 from raf_ray.cli import run_command
 from raf_ray.compare import at_equal_compute, compare, methods_of
 from raf_ray.config.loading import differences
 from raf_ray.errors import InputError
-from raf_ray.plans import expected_pixels, plan_clients
 from raf_ray.report.tables import results_table
+from raf_ray.request import assembly
+from raf_ray.request.plans import expected_pixels, plan_clients
 from raf_ray.run import main
 from tests.tiny import WORDS, tiny
 

@@ -12,10 +12,11 @@ import torch
 from raf_ray.data.augment import NO_MARGINS, Augmentation, apply, compose, draw_affines
 from raf_ray.data.batches import Batches, normalise, render_pyramid
 from raf_ray.data.codec import encode, image_to_heatmap
+from raf_ray.data.crop import Margins, lay_patches
 from raf_ray.data.people import People, PictureError
-from raf_ray.data.shard import Margins, cut_shard, lay_patches
+from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import MPII16
-from raf_ray.data.synthetic import synthetic_people
+from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.data.warp import warp_grid_sample, warp_opencv
 from raf_ray.resolution import Size
 

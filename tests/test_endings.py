@@ -16,14 +16,16 @@ import sys
 import pytest
 from rich.console import Console
 
-from raf_ray import assembly, experiment, run, run_federation, status
+from raf_ray import run, run_federation, status
 from raf_ray.cli import run_command
 from raf_ray.errors import RunError
-from raf_ray.federation import run_folder
-from raf_ray.federation.messages import Noted
-from raf_ray.federation.run_folder import ROOM, RunFolder, RunLog
+from raf_ray.experiment import run as experiment
+from raf_ray.experiment.watching import Guarded
+from raf_ray.federation.events import Noted
 from raf_ray.report import figure, plots
-from raf_ray.watching import Guarded
+from raf_ray.request import assembly
+from raf_ray.runs import folder as run_folder
+from raf_ray.runs.folder import ROOM, RunFolder, RunLog
 from tests.tiny import WORDS, tiny
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -243,14 +245,15 @@ def test_a_log_that_does_not_fit_says_nothing(capfd):
 
 
 def test_a_file_elsewhere_is_named_and_not_the_run_folder(tmp_path):
-    def engine(make):
-        raise OSError(errno.EIO, "Input/output error", "/data/picture.jpg")
-        yield
+    class Engine:
+        def run(self, spec, folder, checkpoint):
+            raise OSError(errno.EIO, "Input/output error", "/data/picture.jpg")
+            yield
 
     prepared = assembly.prepare(tiny(ENGINE))
     with pytest.raises(RunError, match=r"^/data/picture\.jpg: Input/output error$"):
         experiment.run_prepared(prepared, tmp_path / "run", resume=False, overwrite=False, address=None, watchers=[],
-                                engine=engine)  # fmt: skip
+                                engine=Engine())  # fmt: skip
     assert results(tmp_path / "run")["status"] == "failed"
 
 

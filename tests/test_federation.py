@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from raf_ray import experiment, run_federation
+from raf_ray import run_federation
+from raf_ray.cluster.connect import joined
 from raf_ray.config import load_config, write_yaml
 from raf_ray.errors import InputError, RunError
-from raf_ray.federation import cluster
-from raf_ray.federation.actors import cause_of
-from raf_ray.federation.messages import ActorLost, ClientFinished, Noted, RoundFinished, Scored
-from raf_ray.federation.run_folder import RunFolder
+from raf_ray.federation import engines
+from raf_ray.federation.events import ActorLost, ClientFinished, Noted, RoundFinished, Scored
+from raf_ray.federation.hosts import cause_of
+from raf_ray.runs.folder import RunFolder
 from tests import broken
 from tests.tiny import WORDS, tiny
 
@@ -164,7 +165,7 @@ def test_a_resume_refuses_what_could_change_results_and_shows_it(reference):
 
 
 def test_clients_train_on_disjoint_people_and_no_split_is_mixed():
-    from raf_ray import assembly
+    from raf_ray.request import assembly
 
     prepared = assembly.prepare(tiny())
     ids = [set(data.people.person_id.tolist()) for data in prepared.data]
@@ -221,7 +222,7 @@ def test_a_client_whose_process_dies_is_named(ray_cluster, tmp_path):
 def test_the_drivers_own_error_is_whole_in_the_log_and_its_last_line_in_the_sentence(
     ray_cluster, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(experiment, "_federation", lambda *words: broken.no_federation)
+    monkeypatch.setattr(engines, "Federation", broken.no_federation)
     with pytest.raises(
         RunError, match=r"^the driver failed: its process died \(ValueError: none at all\) \(see run\.log"
     ):
@@ -272,7 +273,7 @@ def test_a_wrong_address_is_refused_where_the_process_is_connected(address, says
             run_federation(tiny(), tmp_path / "run", address=address)
     assert not (tmp_path / "run").exists()
     for same in (own, f"127.0.0.1:{own.rpartition(':')[2]}", "auto", "local", None):
-        with cluster.joined(same, dashboard=False):
+        with joined(same, dashboard=False):
             assert ray.is_initialized()
 
 

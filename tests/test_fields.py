@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raf_ray.data.coco import coco_people
-from raf_ray.data.mpii import mpii_people
 from raf_ray.data.people import Ignored, People
 from raf_ray.data.skeletons import COCO17
+from raf_ray.data.sources.coco import coco_people
+from raf_ray.data.sources.mpii import mpii_people
 from raf_ray.errors import InputError
 from raf_ray.predict import read_boxes
 from tests.test_coco import content, person, without

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from raf_ray.data.index import ClientRecord, Index, SplitRecord, read_index, write_index
-from raf_ray.data.shard import Margins
+from raf_ray.data.crop import Margins
+from raf_ray.data.prepared.index import ClientRecord, Index, SplitRecord, read_index, write_index
 from raf_ray.data.skeletons import MPII16
 from raf_ray.errors import InputError
 

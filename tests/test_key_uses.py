@@ -8,7 +8,7 @@ from raf_ray.config import Config, load_config, write_yaml
 from raf_ray.config.loading import config_hash, dump_yaml, parse_override, use_of, walk
 from raf_ray.config.section import Use
 from raf_ray.errors import InputError
-from raf_ray.experiment import check_output
+from raf_ray.experiment.run import check_output
 from raf_ray.search.space import check_space, parse_space
 from raf_ray.search.spec import SearchConfig, check_search
 from raf_ray.search.study import SPEC, _check_same, _spec_values

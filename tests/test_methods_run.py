@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from raf_ray import assembly, run_federation
+from raf_ray import run_federation
 from raf_ray.errors import RunError
-from raf_ray.experiment import _federation, members_of, scorer_of
-from raf_ray.federation.messages import RoundFinished
+from raf_ray.federation.events import RoundFinished
+from raf_ray.request import assembly
 from tests.tiny import tiny
 
 SCAFFOLD = ("algorithm.name=scaffold", "federation.rounds=3")
@@ -128,10 +128,11 @@ def test_scaffold_sends_twice_as_much_and_says_so(whole, tmp_path):
 def test_what_actors_are_sent_holds_no_config():
     """A config's classes would be named in the pickle."""
     prepared = assembly.prepare(tiny(*SCAFFOLD, "data.augment=true"))
+    spec = assembly.federation_spec(prepared, "run")
     sent = {
-        "client": members_of(prepared)[0].make,
-        "scorer": scorer_of(prepared, wants_gpu=True),
-        "driver": _federation(prepared, Path("run"), None),
+        "client": spec.clients[0].make,
+        "scorer": spec.make_scorer,
+        "driver": spec,
     }
     named = {what: b"raf_ray.config" in cloudpickle.dumps(part) for what, part in sent.items()}
     assert named == dict.fromkeys(sent, False)

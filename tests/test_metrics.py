@@ -14,14 +14,15 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from raf_ray.data.coco import coco_people
 from raf_ray.data.people import People
 from raf_ray.data.skeletons import COCO17, MPII16
-from raf_ray.data.synthetic import synthetic_people
+from raf_ray.data.sources.coco import coco_people
+from raf_ray.data.sources.synthetic import synthetic_people
+from raf_ray.metrics import Score
 from raf_ray.metrics.drift import drift_spread, drift_to_reference
+from raf_ray.metrics.interface import Regions
 from raf_ray.metrics.oks import oks_ap
 from raf_ray.metrics.pck import neck_reference, pck, torso_reference
-from raf_ray.metrics.score import Score
 
 # --- every metric -------------------------------------------------------------------------------------------
 
@@ -215,7 +216,7 @@ def test_oks_ap_is_the_official_evaluators_on_the_whole_file(coco_val: tuple[Peo
     given = (predicted, confidence, people.joints, people.visibility, people.area, box_xywh, people.picture_id)
     regions = people.ignored
     assert regions is not None and regions.crowd.any() and not regions.crowd.all()
-    ignored = (regions.picture_id, regions.box_xywh, regions.area, regions.crowd)
+    ignored = Regions(regions.picture_id, regions.box_xywh, regions.area, regions.crowd)
     score = oks_ap(*given, np.array(COCO17.sigmas), ignored)
     assert len(set(stats[[0, 1, 2, 5]].round(3))) == 4
     assert [score.value, *score.extra.values()] == pytest.approx(stats[[0, 1, 2, 5]], abs=1e-6)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from raf_ray.data.coco import coco_people
-from raf_ray.data.mpii import mpii_files, mpii_people
 from raf_ray.data.skeletons import LSP14, MPII16
+from raf_ray.data.sources.coco import coco_people
+from raf_ray.data.sources.mpii import mpii_files, mpii_people
 from raf_ray.errors import InputError
 
 Entry = dict[str, Any]

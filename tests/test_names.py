@@ -11,8 +11,8 @@ from raf_ray import run_federation
 from raf_ray.compare import methods_of
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
-from raf_ray.federation.run_folder import TRACES, RunFolder
-from raf_ray.plans import plan_clients
+from raf_ray.request.plans import plan_clients
+from raf_ray.runs.folder import TRACES, RunFolder
 from raf_ray.training.tracing import trace_name
 from tests.tiny import tiny
 

@@ -16,15 +16,15 @@ import pytest
 
 from raf_ray import prepare as prepare_command
 from raf_ray import run
-from raf_ray.assembly import prepare
 from raf_ray.cli import run_command
 from raf_ray.data.overlap import number_pictures, one_id
 from raf_ray.data.people import People, PictureError
 from raf_ray.data.pictures import PictureFiles
-from raf_ray.data.synthetic import synthetic_people
+from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.errors import InputError
 from raf_ray.prepare import prepare_shards
-from raf_ray.sources import load_held_out, load_splits
+from raf_ray.request.assembly import prepare
+from raf_ray.request.people import load_held_out, load_splits
 from tests.tiny import tiny
 
 WORDS = ("data.people_per_client=null", "federation.clients=[low]", "federation.engine=in_process",
@@ -152,7 +152,7 @@ def test_to_score_a_saved_model_on_training_people_is_ones_own_wish(root: Path) 
 
 
 def prepare_plans(config: Any) -> Any:
-    from raf_ray.plans import plan_clients
+    from raf_ray.request.plans import plan_clients
 
     return plan_clients(config)
 

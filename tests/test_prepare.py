@@ -18,7 +18,7 @@ import raf_ray.prepare
 import raf_ray.run
 from raf_ray.cli import run_command
 from raf_ray.config import load_config
-from raf_ray.data.index import read_index
+from raf_ray.data.prepared.index import read_index
 from raf_ray.prepare import prepare_shards, summary
 
 SMALL = ["federation.clients=[high, low]", "data.people_per_client=3", "data.val_people=2", "data.test_people=2",

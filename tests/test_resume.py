@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from raf_ray import assembly
 from raf_ray.config import Config, load_config, write_yaml
 from raf_ray.errors import InputError
-from raf_ray.experiment import _federation, check_output, in_process
+from raf_ray.experiment.run import check_output
 from raf_ray.federation.accounting import TOTALS
-from raf_ray.federation.run_folder import RunFolder
+from raf_ray.federation.engines import InProcess
+from raf_ray.federation.spec import FederationSpec
+from raf_ray.request import assembly
+from raf_ray.runs.folder import RunFolder
 
 WORDS = (
     "data.name=tests.broken:partly_unreadable", "data.on_bad_image=skip", "data.skeleton=mpii16", "data.val_people=6",
@@ -33,8 +35,8 @@ def config_of(*words: str) -> Config:
     return load_config(overrides=[*WORDS, *words])
 
 
-def tiers_of(prepared) -> dict[str, str]:
-    return {plan.name: plan.tier for plan in prepared.plans}
+def spec_of(prepared) -> FederationSpec:
+    return assembly.federation_spec(prepared, "run")
 
 
 def train(prepared, folder: Path, stop_at: int | None = None, resume: bool = False) -> int:
@@ -43,11 +45,11 @@ def train(prepared, folder: Path, stop_at: int | None = None, resume: bool = Fal
     checkpoint = None
     if resume:
         check_output(folder, prepared.config, resume=True, overwrite=False)
-        checkpoint = run.load_checkpoint(prepared.layout, tiers_of(prepared), prepared.config.federation.rounds)
+        checkpoint = spec_of(prepared).last_checkpoint(run)
     else:
         run.create(write_yaml(prepared.config), overwrite=False)
     count = 0
-    events = in_process(prepared, _federation(prepared, folder, checkpoint))
+    events = InProcess().run(spec_of(prepared), run, checkpoint)
     for count, event in enumerate(events, 1):
         if count == stop_at:
             events.close()  # as a kill: nothing more is written
@@ -138,7 +140,7 @@ def run(stopped, tmp_path):
 
 def load(run):
     prepared, folder = run
-    return RunFolder(folder).load_checkpoint(prepared.layout, tiers_of(prepared), prepared.config.federation.rounds)
+    return spec_of(prepared).last_checkpoint(RunFolder(folder))
 
 
 def test_a_checkpoint_holds_all_that_the_account_tells(run):
@@ -214,7 +216,7 @@ def test_moments_that_fit_no_optimiser_end_the_run_with_the_clients_name(run):
     with np.load(path) as kept:
         cut = {key: values[:2] for key, values in kept.items()}
     np.savez(path, **cut)
-    events = list(in_process(prepared, _federation(prepared, folder, load(run))))
+    events = list(InProcess().run(spec_of(prepared), RunFolder(folder), load(run)))
     assert events[-1].status == "failed"
     assert f"client {name}" in events[-1].message and "start again with --overwrite" in events[-1].message
 

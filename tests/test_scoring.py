@@ -13,10 +13,11 @@ from raf_ray.data.augment import NO_MARGINS, apply
 from raf_ray.data.codec import encode, image_to_heatmap
 from raf_ray.data.people import People, PictureError
 from raf_ray.data.shard import cut_shard
-from raf_ray.data.synthetic import synthetic_people
+from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.errors import InputError, RunError
+from raf_ray.evaluation.scorer import Scorer, check_metric, labels_of
+from raf_ray.metrics import built_in
 from raf_ray.resolution import Size, parse_size
-from raf_ray.scoring import Scorer, check_metric, measure
 
 PEOPLE = synthetic_people(7, "test", np.arange(12), 160.0)
 
@@ -92,6 +93,10 @@ def changed(**arrays: np.ndarray) -> People:
     return replace(PEOPLE, **arrays)
 
 
+def score_of(metric: str, people: People, joints: np.ndarray) -> float:
+    return built_in()[metric].measure(labels_of(people), joints, np.ones(people.visibility.shape)).value
+
+
 def without(*joints: str) -> People:
     visibility = PEOPLE.visibility.copy()
     visibility[:, [PEOPLE.skeleton.index(joint) for joint in joints]] = 0
@@ -122,7 +127,7 @@ UNFIT = [
 def test_people_of_whom_nothing_can_be_scored_are_refused_before_the_start(metric, people):
     with pytest.raises(InputError, match=rf"^nothing can be scored on val by {metric}: none of its 12 people has"):
         check_metric(metric, people, "val")
-    assert not np.isfinite(measure(metric, people, people.joints, np.ones(people.visibility.shape)).value)
+    assert not np.isfinite(score_of(metric, people, people.joints))
 
 
 @pytest.mark.parametrize("metric", ["pck_torso_0.2", "pckh_0.5", "pckh_neck_0.5", "oks_ap"])
@@ -137,7 +142,7 @@ def test_one_person_who_can_be_scored_is_enough(metric):
 
 def test_an_infinite_head_is_no_measure():
     people = changed(head_size=np.where(np.arange(len(PEOPLE)) < 6, np.inf, PEOPLE.head_size).astype(np.float32))
-    assert measure("pckh_0.5", people, people.joints + 1e4, np.ones(people.visibility.shape)).value == 0
+    assert score_of("pckh_0.5", people, people.joints + 1e4) == 0
 
 
 def skips(people: People) -> Scorer:

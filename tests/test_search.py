@@ -17,18 +17,18 @@ from rich.console import Console
 from ruamel.yaml import YAML
 
 from raf_ray import load_config, run_federation
-from raf_ray.assembly import prepare
+from raf_ray.cluster.planner import plan_trials
 from raf_ray.config.loading import config_hash
 from raf_ray.errors import InputError
-from raf_ray.experiment import run_prepared
-from raf_ray.federation.run_folder import RunFolder
+from raf_ray.experiment.run import run_prepared
 from raf_ray.report.html import Part, write_report
 from raf_ray.report.search import TrialRow, importance, short
+from raf_ray.request.assembly import prepare
+from raf_ray.runs.folder import RunFolder
 from raf_ray.search.ledger import Ledger, load_ledger
-from raf_ray.search.placement import plan_placement
 from raf_ray.search.space import draw, parse_space, relabel, unlabel
 from raf_ray.search.spec import TrialResources, check_search, load_search
-from raf_ray.search.study import prepare_search
+from raf_ray.search.study import prepare_search, trial_request
 from raf_ray.search.trial import Reporter, report
 from tests.searching import TINY, command, finish, kill, scores, search_file, start, trained, trials, wait_for
 
@@ -292,8 +292,8 @@ def test_the_front_is_what_nobody_beats(tmp_path):
 
 
 def placed(nodes, at_once=None, words=(), **resources):
-    return plan_placement(
-        [load_config(overrides=list(words))], TrialResources(**resources), at_once,
+    return plan_trials(
+        trial_request([load_config(overrides=list(words))], TrialResources(**resources), at_once),
         [{"node:here" if i == 0 else f"node:{i}": 1.0, **node} for i, node in enumerate(nodes)], "node:here",
     )  # fmt: skip
 
@@ -341,7 +341,7 @@ def test_three_clients_of_a_third_of_a_gpu_fit_one():
 def test_shared_pixels_are_made_once_and_train_to_the_same_bits(ray_cluster, tmp_path):
     import ray
 
-    from raf_ray.search.shelf import ShelfActor, shared_load, with_shared_pixels
+    from raf_ray.search.shared_data import ShelfActor, shared_load, with_shared_pixels
 
     shelf = ShelfActor.remote()
     search = check_search("tiny", BASE)

@@ -18,8 +18,9 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from raf_ray import run, submit
+from raf_ray import run
 from raf_ray.cli import run_command
+from raf_ray.cluster import jobs as submit
 from raf_ray.config import write_yaml
 from raf_ray.config.loading import flatten
 from raf_ray.errors import InputError
@@ -286,7 +287,7 @@ def test_a_submitted_job_is_sent_no_password(tmp_path, monkeypatch, capfd):
 def test_rays_dashboard_is_told_the_command_line_without_the_password(monkeypatch):
     import ray._private.utils as utils
 
-    from raf_ray.federation.ray_manners import mask_command_line
+    from raf_ray.cluster.manners import mask_command_line
 
     monkeypatch.setattr(utils, "get_entrypoint_name", utils.get_entrypoint_name)
     monkeypatch.setattr(psutil.Process, "cmdline", lambda self: ["python", f"tracking.uri=http://bob:{PASSWORD}@host"])

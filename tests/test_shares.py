@@ -6,19 +6,24 @@ import itertools
 
 import pytest
 
+from raf_ray.cluster.planner import DRIVER_CPUS, EVALUATOR_CPUS, HERE, ActorShares, Bundle
+from raf_ray.cluster.planner import plan_federation as fit
 from raf_ray.errors import InputError
-from raf_ray.federation.actors import ActorShares
-from raf_ray.federation.cluster import DRIVER_CPUS, EVALUATOR_CPUS, Room, fit
 
-LAPTOP = [Room(2, here=True)]
-TWO = [Room(2, here=True), Room(2)]
-UNEVEN = [Room(1, here=True), Room(3), Room(0.5)]
-SMALL_HEAD = [Room(0.5, here=True), Room(4)]
-GPUS = [Room(8, here=True), Room(4, 1), Room(4, 1)]
+
+def node(cpus: float, gpus: float = 0.0, here: bool = False) -> Bundle:
+    return {"CPU": cpus, "GPU": gpus, **({HERE: 1.0} if here else {})}
+
+
+LAPTOP = [node(2, here=True)]
+TWO = [node(2, here=True), node(2)]
+UNEVEN = [node(1, here=True), node(3), node(0.5)]
+SMALL_HEAD = [node(0.5, here=True), node(4)]
+GPUS = [node(8, here=True), node(4, 1), node(4, 1)]
 """A head without a GPU, as in cluster/gpu.yaml."""
 
 
-def finds_room(rooms: list[Room], clients: int, shares: ActorShares) -> bool:
+def finds_room(rooms: list[Bundle], clients: int, shares: ActorShares) -> bool:
     """Whether every order in which Ray may place the actors, on whichever nodes, ends with all of them placed."""
     gpus = shares.client_gpus
 
@@ -41,11 +46,11 @@ def finds_room(rooms: list[Room], clients: int, shares: ActorShares) -> bool:
                     return False
         return True
 
-    return place([(r.cpus - (DRIVER_CPUS if r.here else 0), r.gpus) for r in rooms], (clients, True))
+    return place([(r["CPU"] - (DRIVER_CPUS if HERE in r else 0), r["GPU"]) for r in rooms], (clients, True))
 
 
 @pytest.mark.parametrize(
-    "rooms", [LAPTOP, TWO, [Room(1, here=True), Room(3), Room(0.5)], [Room(0.5, here=True), Room(4)]]
+    "rooms", [LAPTOP, TWO, [node(1, here=True), node(3), node(0.5)], [node(0.5, here=True), node(4)]]
 )
 @pytest.mark.parametrize("clients", [1, 2, 3, 4, 5])
 def test_auto_shares_find_room_in_every_order(rooms, clients):
@@ -76,7 +81,7 @@ def test_cpus_of_nodes_without_a_gpu_are_no_room_for_gpu_clients():
 
 def test_the_node_of_the_command_must_have_room_for_the_driver():
     with pytest.raises(InputError, match="this node has no CPU free, and a federation's driver runs where its command"):
-        fit([Room(0, here=True), Room(8)], 3, "auto", 0.0)
+        fit([node(0, here=True), node(8)], 3, "auto", 0.0)
 
 
 def test_what_is_asked_for_is_kept_or_refused_with_the_arithmetic():

@@ -17,18 +17,20 @@ import torch
 
 from raf_ray.config import Config, load_config
 from raf_ray.data.augment import NO_MARGINS, Augmentation
-from raf_ray.data.index import SCHEMA_VERSION, Index, check_clients, first_people, read_index
+from raf_ray.data.crop import lay_patches
 from raf_ray.data.people import People
-from raf_ray.data.shard import Shard, cut_shard, lay_patches
+from raf_ray.data.prepared.index import SCHEMA_VERSION, Index, check_clients, first_people, read_index
+from raf_ray.data.prepared.shards import NamedShard, Written, read_shard, read_upsampled, write_shards
+from raf_ray.data.shard import Shard, cut_shard
 from raf_ray.data.skeletons import LSP14, MPII16
-from raf_ray.data.store import NamedShard, Written, read_shard, read_upsampled, write_shards
-from raf_ray.data.synthetic import synthetic_people
+from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.errors import InputError, RunError
-from raf_ray.experiment import Results, run_federation
-from raf_ray.plans import plan_clients
+from raf_ray.experiment.run import Results, run_federation
 from raf_ray.prepare import prepare_shards
+from raf_ray.request.people import load_data
+from raf_ray.request.plans import plan_clients
 from raf_ray.resolution import Size
-from raf_ray.sources import ClientData, load_data
+from raf_ray.training.spec import ClientData
 
 MARGINS = Augmentation().margins(0.75)
 HIGH, LOW = Size(128, 96), Size(64, 48)

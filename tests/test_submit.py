@@ -19,9 +19,9 @@ import pytest
 
 from raf_ray import run
 from raf_ray.cli import run_command
+from raf_ray.cluster.connect import find_address
+from raf_ray.cluster.jobs import PACKED_MB, dashboard_of, pack
 from raf_ray.errors import InputError
-from raf_ray.federation.cluster import find_address
-from raf_ray.submit import PACKED_MB, dashboard_of, pack
 from tests.tiny import WORDS
 
 REPOSITORY = Path(__file__).resolve().parents[1]

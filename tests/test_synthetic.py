@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from raf_ray.data.shard import padded_boxes
-from raf_ray.data.synthetic import synthetic_people
+from raf_ray.data.crop import padded_boxes
+from raf_ray.data.sources.synthetic import synthetic_people
 
 
 def people(seed=0, split="train", count=300):

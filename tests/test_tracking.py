@@ -11,8 +11,8 @@ import torch
 from raf_ray.cli import run_command
 from raf_ray.config.loading import config_hash, flatten, load_config
 from raf_ray.errors import InputError
-from raf_ray.federation.messages import RoundFinished
-from raf_ray.federation.run_folder import RunFolder
+from raf_ray.federation.events import RoundFinished
+from raf_ray.runs.folder import RunFolder
 from raf_ray.track import main as track
 from raf_ray.tracking.mlflow import Log, SearchTracker, log_afterwards
 from raf_ray.tracking.outbox import RECORDS, Outbox

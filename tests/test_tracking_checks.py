@@ -13,8 +13,8 @@ import pytest
 from raf_ray import run, run_federation
 from raf_ray.cli import run_command
 from raf_ray.errors import InputError
-from raf_ray.federation.messages import RoundFinished
-from raf_ray.plans import plan_clients
+from raf_ray.federation.events import RoundFinished
+from raf_ray.request.plans import plan_clients
 from raf_ray.track import main as track
 from raf_ray.tracking import system_metrics
 from raf_ray.tracking.checks import check_address, check_tracking, local_uri, sqlite_file

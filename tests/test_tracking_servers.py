@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from raf_ray.cli import run_command
-from raf_ray.federation.messages import RoundFinished
+from raf_ray.federation.events import RoundFinished
 from raf_ray.track import main as track
 from raf_ray.tracking.outbox import Outbox
 from tests.tracking_helpers import history, run, runs_of

@@ -15,22 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from raf_ray import assembly, run_federation, status
+from raf_ray import run_federation, status
 from raf_ray.cli import run_command
+from raf_ray.cluster.names import new_namespace, plain_name, ray_name, run_of
 from raf_ray.errors import InputError, RunError
+from raf_ray.evaluation.scores import Scores
 from raf_ray.federation import meters
-from raf_ray.federation.messages import (
-    ActorLost,
-    ClientFinished,
-    Failed,
-    RoundFinished,
-    RoundStarted,
-    Scored,
-    Scores,
-)
-from raf_ray.federation.names import new_namespace, plain_name, ray_name, run_of
-from raf_ray.federation.run_folder import RunFolder
+from raf_ray.federation.events import ActorLost, ClientFinished, Failed, RoundFinished, RoundStarted, Scored
 from raf_ray.report.status import best_trials
+from raf_ray.request import assembly
+from raf_ray.runs.folder import RunFolder
 from tests.tiny import tiny
 
 pytestmark = pytest.mark.xdist_group("ray")

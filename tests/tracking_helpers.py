@@ -12,8 +12,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from raf_ray import run_federation
-from raf_ray.federation.messages import RoundFinished
-from raf_ray.plans import plan_clients
+from raf_ray.federation.events import RoundFinished
+from raf_ray.request.plans import plan_clients
 from raf_ray.tracking.mlflow import MlflowTracker
 from tests.tiny import tiny
 

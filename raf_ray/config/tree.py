@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, create_model, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from raf_ray.algorithms import built_in, parameters_of
+from raf_ray.config.methods import AlgorithmConfig
 from raf_ray.config.section import ImportPath, People, Positive, SecretUri, Section, Share, Use, fault_of_name
+from raf_ray.metrics import built_in as built_in_metrics
+from raf_ray.plugins import names_in
+
+if TYPE_CHECKING:
+    SourceName = str
+    ModelName = str
+    MetricName = str
+else:  # what the files of these rooms name
+    SourceName = Literal["synthetic", *names_in("raf_ray.data.sources"), "shards"]
+    ModelName = Literal[*names_in("raf_ray.models")]
+    MetricName = Literal[*built_in_metrics()]
 
 
 class ResolutionConfig(Section):
@@ -45,7 +56,7 @@ class AugmentConfig(Section):
 class DataConfig(Section):
     """Whose people, and how they are split."""
 
-    name: Literal["synthetic", "coco", "mpii", "shards"] | ImportPath = "synthetic"
+    name: SourceName | ImportPath = "synthetic"
     """`synthetic`, `coco`, `mpii`, `shards` (made by raf_ray.prepare), or `package.module:function`."""
     root: str | None = None
     """Folder of the data set or of the prepared shards."""
@@ -89,7 +100,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _needs(self) -> DataConfig:
-        if self.name in ("coco", "mpii", "shards") and not self.root:
+        if self.name != "synthetic" and ":" not in self.name and not self.root:
             raise ValueError(f"data.root: {self.name} needs the folder of its data; set data.root=FOLDER")
         if (self.partition == "counts") != (self.counts is not None):
             raise ValueError("data.counts: give it exactly with data.partition=counts")
@@ -99,10 +110,7 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """Image of any size -> heatmaps."""
 
-    name: (
-        Literal["demo", "simple_baseline", "vitpose_small", "vitpose_base", "vitpose_large", "vitpose_huge"]
-        | ImportPath
-    ) = "demo"
+    name: ModelName | ImportPath = "demo"
     """A built-in model or `package.module:function` of the number of joints."""
     depth: Literal[18, 50] = 18
     """ResNet depth of `simple_baseline`."""
@@ -139,50 +147,6 @@ class ObjectiveConfig(Section):
     """Levels that a batch trains: all, own + one lower, or one alone; the latter two are ours."""
     own_share: Share | None = None
     """Probability of the own tier alone (`pair`, null = 0; `random`, null = 0.5); ours."""
-
-
-class AlgorithmBase(Section):
-    """How updates are combined: the FL method."""
-
-    name: str = "fedavg"
-    weighting: Literal["people", "equal"] = "people"
-    """A client weighs by its number of people, or each the same (the RAF authors' code)."""
-    parameters: dict[str, Any] = {}
-    """Keywords of one's own `package.module:Class`."""
-
-    @model_validator(mode="after")
-    def _own(self) -> AlgorithmBase:
-        if self.parameters and ":" not in self.name:
-            raise ValueError(
-                f"algorithm.parameters are for a method of one's own; those of {self.name} are algorithm.{self.name}.*"
-            )
-        return self
-
-
-def _made(name: str, base: type[Section], doc: str | None, fields: dict[str, Any]) -> type[Section]:
-    """A section made from other code's fields; a name of this module, so that it can be pickled."""
-    section: type[Section] = create_model(name, __base__=base, __doc__=doc, __module__=__name__, **fields)
-    globals()[name] = section
-    return section
-
-
-def _algorithm_config() -> Any:
-    """The section with a name, and parameters of its own, for every file of `raf_ray/algorithms`."""
-    methods = built_in()
-    name = Field("fedavg", description="Which method; its own parameters are in the section of its name.")
-    fields: dict[str, Any] = {"name": (Literal[*methods] | ImportPath, name)}
-    for method, kind in methods.items():
-        own = {key: (field.annotation, field) for key, field in parameters_of(kind).items() if key != "weighting"}
-        if own:
-            section = _made(f"{kind.__name__}Config", Section, kind.__doc__, own)
-            fields[method] = (section, section())
-    return _made("AlgorithmConfig", AlgorithmBase, AlgorithmBase.__doc__, fields)
-
-
-if TYPE_CHECKING:
-    AlgorithmConfig = AlgorithmBase
-else:
-    AlgorithmConfig = _algorithm_config()
 
 
 class FederationConfig(Section):
@@ -245,9 +209,9 @@ class EvaluationConfig(Section):
     """Rounds between scorings on `val` (and the last round)."""
     round_sizes: Literal["tiers", "all"] = "tiers"
     """Sizes of those scorings: the trained tiers, or all of `resolutions` too."""
-    metric: Literal["pckh_0.5", "pckh_neck_0.5", "pck_torso_0.2", "oks_ap"] = "pck_torso_0.2"
+    metric: MetricName = "pck_torso_0.2"
     """PCKh by head box, by neck to head top; PCK by torso; COCO's OKS AP."""
-    val_metric: Literal["pckh_0.5", "pckh_neck_0.5", "pck_torso_0.2", "oks_ap"] | None = None
+    val_metric: MetricName | None = None
     """Metric of the rounds' scores on `val`, where its people lack what `metric` needs; null: the same."""
     decode: Literal["argmax", "dark"] = "argmax"
     """Peak with a quarter-pixel offset, or DARK (near a border: a Gaussian fitted around the peak)."""

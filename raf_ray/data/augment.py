@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raf_ray.data.shard import Margins
+from raf_ray.data.crop import Margins
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.resolution import Size
 

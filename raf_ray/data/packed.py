@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from raf_ray.data.crop import Margins
 from raf_ray.data.people import PictureError
-from raf_ray.data.shard import Margins, Shard
+from raf_ray.data.shard import Shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.resolution import Size
 

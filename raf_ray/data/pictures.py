@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from raf_ray.data.annotations.fields import as_number
 from raf_ray.data.encoded import decode
-from raf_ray.data.fields import as_number
 from raf_ray.data.headers import read_header, read_orientation, turn
 from raf_ray.data.people import People, PictureError
 from raf_ray.errors import InputError

@@ -13,17 +13,9 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from raf_ray.federation.messages import (
-    ActorLost,
-    ClientFinished,
-    Event,
-    Noted,
-    RoundFinished,
-    RoundStarted,
-    Scored,
-)
-from raf_ray.federation.names import ray_name
-from raf_ray.federation.pool import told
+from raf_ray.cluster.names import ray_name
+from raf_ray.errors import described
+from raf_ray.federation.events import ActorLost, ClientFinished, Event, Noted, RoundFinished, RoundStarted, Scored
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +160,7 @@ def metered(events: Iterable[Event], meters: Meters) -> Iterator[Event]:
             emit(meters.see, event)
             if failures and not is_noted:
                 is_noted = True
-                yield Noted(f"Ray's metrics of this run end here ({told(failures[0])}); see run.log")
+                yield Noted(f"Ray's metrics of this run end here ({described(failures[0])}); see run.log")
             yield event
     finally:
         ended.set()

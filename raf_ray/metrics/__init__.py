@@ -1,1 +1,25 @@
-"""Scores of predicted joints and measures of resolution drift; nothing here knows of a data set."""
+"""How well a model does: numpy only. A file here with `METRICS` is new values of `evaluation.metric`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import lru_cache
+
+from raf_ray.metrics.interface import Labels, Metric, Score
+
+
+@lru_cache(maxsize=1)
+def built_in() -> dict[str, Metric]:
+    """Name -> metric, in the files' order."""
+    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    return {metric.name: metric for module in modules for metric in getattr(module, "METRICS", ())}
+
+
+def title_of(name: str) -> str:
+    """How tables and plots name a metric; one of another version by the name that its results have."""
+    metric = built_in().get(name)
+    return name if metric is None else metric.title
+
+
+__all__ = ["Labels", "Metric", "Score", "built_in", "title_of"]

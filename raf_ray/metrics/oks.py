@@ -7,10 +7,8 @@ import io
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from raf_ray.metrics.score import Score
+from raf_ray.metrics.interface import Labels, Metric, Regions, Score
 
 MAX_DETECTIONS = 20
 """Detections a picture that count, the surest first (COCO)."""
@@ -31,7 +29,7 @@ def oks_ap(
     box_xywh: np.ndarray,
     picture_id: np.ndarray,
     sigmas: np.ndarray,
-    ignored: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None,
+    ignored: Regions | None = None,
 ) -> Score:
     """AP over OKS 0.50:0.05:0.95 of one detection a person, as top-down methods have on given boxes.
 
@@ -40,8 +38,7 @@ def oks_ap(
     pixels. A detection's score is the mean confidence of its joints. `per_joint` is each joint's mean OKS
     similarity over its labels, since COCO has no AP of a joint; `extra` holds AP50, AP75 and AR.
 
-    `ignored` are the picture ids (M,), boxes (M, 4), areas (M,) and crowd flags (M,) of regions where COCO forgives
-    a wrong detection: crowds and people without a labelled joint. People whose area is not in [0, LARGEST_AREA] do
+    People whose area is not in [0, LARGEST_AREA] do
     not count. COCO's -1 (nothing to score) is NaN; a
     prediction that is not finite is a miss. Raises ValueError where shapes differ.
     """
@@ -60,7 +57,7 @@ def oks_ap(
     predicted = np.where(np.isfinite(predicted), predicted, FAR_AWAY).astype(np.float64)
     truths = _coco_truths(truth, visibility, area, box_xywh, picture_id)
     if ignored is not None:
-        truths += _coco_ignored(*ignored, joints=joints, first_id=len(truths) + 1, pictures=set(picture_id.tolist()))
+        truths += _coco_ignored(ignored, joints=joints, first_id=len(truths) + 1, pictures=set(picture_id.tolist()))
     stats = _coco_stats(truths, _coco_detections(predicted, confidence, picture_id), sigmas)
     similarity = np.where(labelled, oks_similarity(predicted, truth, area, sigmas), 0).sum(axis=0)
     labels = labelled.sum(axis=0)
@@ -100,30 +97,21 @@ def _coco_truths(
     ]
 
 
-def _coco_ignored(
-    picture_id: np.ndarray,
-    box_xywh: np.ndarray,
-    area: np.ndarray,
-    crowd: np.ndarray,
-    *,
-    joints: int,
-    first_id: int,
-    pictures: set[int],
-) -> list[dict[str, Any]]:
+def _coco_ignored(ignored: Regions, *, joints: int, first_id: int, pictures: set[int]) -> list[dict[str, Any]]:
     """COCO annotations of ignored regions, in the pictures that are scored."""
     return [
         {
             "id": first_id + i,
-            "image_id": int(picture_id[i]),
+            "image_id": int(ignored.picture_id[i]),
             "category_id": 1,
             "keypoints": [0.0] * (3 * joints),
             "num_keypoints": 0,
-            "bbox": box_xywh[i].tolist(),
-            "area": float(area[i]),
-            "iscrowd": int(crowd[i]),
+            "bbox": ignored.box_xywh[i].tolist(),
+            "area": float(ignored.area[i]),
+            "iscrowd": int(ignored.crowd[i]),
         }
-        for i in range(len(picture_id))
-        if int(picture_id[i]) in pictures
+        for i in range(len(ignored.picture_id))
+        if int(ignored.picture_id[i]) in pictures
     ]
 
 
@@ -143,6 +131,9 @@ def _coco_detections(predicted: np.ndarray, confidence: np.ndarray, picture_id: 
 
 def _coco_stats(truths: list[dict[str, Any]], detections: list[dict[str, Any]], sigmas: np.ndarray) -> np.ndarray:
     """(10,) COCO's summary: AP, AP50, AP75, AP medium, AP large, then the same of AR."""
+    from pycocotools.coco import COCO  # late: the config reads the metrics' names
+    from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
         ground_truth.dataset = {
@@ -163,3 +154,33 @@ def _coco_stats(truths: list[dict[str, Any]], detections: list[dict[str, Any]], 
 
 def _or_nan(value: float) -> float:
     return float(value) if value >= 0 else float("nan")
+
+
+def _measure(labels: Labels, predicted: np.ndarray, confidence: np.ndarray) -> Score:
+    return oks_ap(
+        predicted,
+        confidence,
+        labels.joints,
+        labels.visibility,
+        labels.area,
+        labels.box_xywh,
+        labels.picture_id,
+        labels.sigmas,
+        labels.ignored,
+    )
+
+
+def _can_score(labels: Labels) -> bool:
+    counted = (labels.area >= 0) & (labels.area <= LARGEST_AREA)
+    return bool(labels.labelled[counted].any())
+
+
+METRICS = (
+    Metric(
+        "oks_ap",
+        "OKS AP",
+        f"a labelled joint and an area of at most {LARGEST_AREA:.0e} pixels squared",
+        _measure,
+        can_score=_can_score,
+    ),
+)

@@ -6,11 +6,11 @@ PCKh@0.5 (Andriluka et al. 2014) measures by the head box, its stand-in by neck 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from raf_ray.metrics.score import Score
+from raf_ray.metrics.interface import Labels, Metric, Score
 
 
 def pck(
@@ -87,3 +87,69 @@ def _labelled_distance(truth: np.ndarray, labelled: np.ndarray, a: int, b: int) 
     """(N,) distance between joints a and b; NaN where one of them is not labelled."""
     distance = np.linalg.norm(truth[:, a].astype(np.float64) - truth[:, b], axis=1)
     return np.where(labelled[:, a].astype(bool) & labelled[:, b].astype(bool), distance, np.nan)
+
+
+# --- values of evaluation.metric ------------------------------------------------------------------------
+
+NECK = (("upper_neck", "neck"), ("head_top",))
+TORSO = (("left_shoulder",), ("right_shoulder",), ("left_hip",), ("right_hip",))
+NOT_IN_THE_MEAN = ("pelvis", "thorax")
+"""Joints that PCKh's mean leaves out (Andriluka et al. 2014)."""
+
+
+def _indices(labels: Labels, wanted: Sequence[Sequence[str]]) -> list[int]:
+    found = [labels.joint(*names) for names in wanted]
+    return [index for index in found if index is not None]
+
+
+def _lacks_joints(wanted: Sequence[Sequence[str]]) -> Callable[[Labels], str | None]:
+    def lacks(labels: Labels) -> str | None:
+        missing = next((names for names in wanted if labels.joint(*names) is None), None)
+        if missing is None:
+            return None
+        return (
+            f"evaluation.metric: it needs the joint {' or '.join(missing)}, which skeleton {labels.skeleton} lacks; "
+            "choose another metric"
+        )
+
+    return lacks
+
+
+def _lacks_heads(labels: Labels) -> str | None:
+    if np.isfinite(labels.head_size).any():
+        return None
+    return (
+        "evaluation.metric=pckh_0.5 needs head boxes (annot/gt_valid.mat), which these data lack; "
+        "pckh_neck_0.5 measures by neck and head top"
+    )
+
+
+def _pckh(labels: Labels, predicted: np.ndarray, confidence: np.ndarray) -> Score:
+    counted = np.array([name not in NOT_IN_THE_MEAN for name in labels.joint_names])
+    return pck(predicted, labels.joints, labels.labelled, labels.head_size, 0.5, counted)
+
+
+def _pckh_neck(labels: Labels, predicted: np.ndarray, confidence: np.ndarray) -> Score:
+    length = neck_reference(labels.joints, labels.labelled, *_indices(labels, NECK))
+    return pck(predicted, labels.joints, labels.labelled, length, 0.5)
+
+
+def _pck_torso(labels: Labels, predicted: np.ndarray, confidence: np.ndarray) -> Score:
+    length = torso_reference(labels.joints, labels.labelled, *_indices(labels, TORSO))
+    return pck(predicted, labels.joints, labels.labelled, length, 0.2)
+
+
+METRICS = (
+    Metric(
+        "pckh_0.5", "PCKh@0.5", "a head box above 0 and a labelled joint other than pelvis and thorax", _pckh,
+        _lacks_heads,
+    ),
+    Metric(
+        "pckh_neck_0.5", "PCK@0.5 of neck to head top", "labels of neck and head top at two places", _pckh_neck,
+        _lacks_joints(NECK),
+    ),
+    Metric(
+        "pck_torso_0.2", "PCK@0.2 of the torso", "labels of a shoulder and the opposite hip at two places", _pck_torso,
+        _lacks_joints(TORSO),
+    ),
+)  # fmt: skip

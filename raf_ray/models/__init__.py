@@ -1,25 +1,50 @@
-"""Image of any size -> heatmaps of a quarter of it. One file a family: config, builder, forward."""
+"""Image of any size -> heatmaps of a quarter of it. One file a family: names, config, builder, forward.
+
+A file here with `NAMES` and `build(name, num_joints, depth)` is new values of `model.name`.
+"""
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import dataclass
+
 from torch import nn
+
+from raf_ray.errors import InputError
+from raf_ray.plugins import is_import_path, load_object, names_in
+from raf_ray.resolution import HEATMAP_STRIDE
 
 
 def build_model(name: str, num_joints: int, depth: int = 18) -> nn.Module:
     """A built-in model: images (B, 3, H, W), normalised, -> heatmaps (B, `num_joints`, H/4, W/4).
 
-    Its `size_divisor` says what must divide H and W. `depth` is the ResNet's of `simple_baseline`.
+    `depth` is the ResNet's of `simple_baseline`. Raises ValueError where no file here names it.
     """
-    if name == "demo":
-        from raf_ray.models.demo import build_demo
+    files = names_in(__name__)
+    if name not in files:
+        raise ValueError(f"no built-in model is called '{name}'")
+    model: nn.Module = importlib.import_module(f"{__name__}.{files[name]}").build(name, num_joints, depth)
+    return model
 
-        return build_demo(num_joints)
-    if name == "simple_baseline":
-        from raf_ray.models.simple_baseline import build_simple_baseline
 
-        return build_simple_baseline(num_joints, depth)  # type: ignore[arg-type]
-    if name.startswith("vitpose_"):
-        from raf_ray.models.vitpose import build_vitpose
+def size_divisor(model: nn.Module) -> int:
+    """What must divide a model's sizes: its own `size_divisor`, where it says one."""
+    return int(getattr(model, "size_divisor", HEATMAP_STRIDE))
 
-        return build_vitpose(name.removeprefix("vitpose_"), num_joints)  # type: ignore[arg-type]
-    raise ValueError(f"no built-in model is called '{name}'")
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model before it lives anywhere."""
+
+    name: str
+    depth: int
+    joints: int
+
+    def build(self) -> nn.Module:
+        """A model with fresh weights. Raises InputError where one's own gives none."""
+        if not is_import_path(self.name):
+            return build_model(self.name, self.joints, self.depth)
+        model = load_object(self.name, "model.name")(self.joints)
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model.name={self.name} returned {type(model).__name__}, not a torch.nn.Module")
+        return model

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+NAMES = ("demo",)
+
 STRIDE = 16
 """Of the deepest features; the input is padded to it."""
 GROUPS = 8
@@ -72,5 +74,5 @@ class DemoNet(nn.Module):
         return heatmaps[..., : height // 4, : width // 4]
 
 
-def build_demo(num_joints: int) -> DemoNet:
+def build(name: str, num_joints: int, depth: int) -> DemoNet:
     return DemoNet(num_joints).to(memory_format=torch.channels_last)

@@ -16,6 +16,8 @@ from torchvision.models import resnet18, resnet50
 
 from raf_ray.models.deconv_head import DeconvHead, check_image_size
 
+NAMES = ("simple_baseline",)
+
 Depth = Literal[18, 50]
 
 BUILDERS = {18: resnet18, 50: resnet50}
@@ -31,6 +33,10 @@ def build_simple_baseline(num_joints: int, depth: Depth = 18) -> SimpleBaseline:
         allowed = ", ".join(map(str, BUILDERS))
         raise ValueError(f"Simple Baseline has no depth {depth!r}: choose one of {allowed}")
     return SimpleBaseline(num_joints, depth)
+
+
+def build(name: str, num_joints: int, depth: Depth) -> SimpleBaseline:
+    return build_simple_baseline(num_joints, depth)
 
 
 class SimpleBaseline(nn.Module):

@@ -31,6 +31,8 @@ from raf_ray.models.deconv_head import HEATMAP_STRIDE, DeconvHead, check_image_s
 
 Size = Literal["small", "base", "large", "huge"]
 
+NAMES = ("vitpose_small", "vitpose_base", "vitpose_large", "vitpose_huge")
+
 CODE_GRID = 14
 """Units of the sine-cosine code along each side of an image: MAE's grid, 224 px / 16."""
 
@@ -88,6 +90,10 @@ def build_vitpose(size: Size, num_joints: int) -> ViTPose:
     if size not in SIZES:
         raise ValueError(f"ViTPose has no size {size!r}: choose one of {', '.join(SIZES)}")
     return ViTPose(SIZES[size], num_joints)
+
+
+def build(name: str, num_joints: int, depth: int) -> ViTPose:
+    return build_vitpose(name.removeprefix("vitpose_"), num_joints)  # type: ignore[arg-type]
 
 
 def sine_cosine_code(height: int, width: int, dim: int, device: torch.device | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from raf_ray.federation.observe import ClusterState, Node
+from raf_ray.cluster.observe import ClusterState, Node
 from raf_ray.masking import masked_in
 
 

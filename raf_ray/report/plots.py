@@ -9,17 +9,12 @@ from typing import Any
 import numpy as np
 
 from raf_ray.data.skeletons import Skeleton
-from raf_ray.federation.messages import Sample
+from raf_ray.evaluation.scores import Sample
+from raf_ray.metrics import title_of
 from raf_ray.report.figure import figure
 from raf_ray.resolution import parse_size
 from raf_ray.terminal import printable
 
-METRIC_NAMES = {
-    "pckh_0.5": "PCKh@0.5",
-    "pckh_neck_0.5": "PCK@0.5 of neck to head top",
-    "pck_torso_0.2": "PCK@0.2 of the torso",
-    "oks_ap": "OKS AP",
-}
 COLOURS = ("#4878a8", "#d1495b", "#2e8b57", "#8e6bb0", "#b8860b", "#5f6b73", "#c06c2b")
 
 
@@ -50,7 +45,7 @@ def _draw_curves(axes: Any, runs: Mapping[str, Mapping[str, Any]]) -> None:
     axes.minorticks_off()
     first = next(iter(runs.values()))
     axes.set_xlabel("test resolution (filled: trained)")
-    axes.set_ylabel(f"{METRIC_NAMES.get(first['metric'], first['metric'])} on {first['split']} (%)")
+    axes.set_ylabel(f"{title_of(first['metric'])} on {first['split']} (%)")
     axes.grid(alpha=0.3)
     axes.set_ylim(bottom=0)
     axes.set_title("Resolution drift: one model, tested at many sizes")

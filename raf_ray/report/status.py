@@ -15,11 +15,11 @@ from rich.text import Text
 
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
-from raf_ray.federation.run_folder import RunFolder
-from raf_ray.federation.tables import check_cells, rows_of
 from raf_ray.files import read_json, read_text
-from raf_ray.report.plots import METRIC_NAMES
+from raf_ray.metrics import title_of
 from raf_ray.report.search import unbeaten
+from raf_ray.runs.folder import RunFolder
+from raf_ray.runs.tables import check_cells, rows_of
 
 RECENT_ROUNDS = 5
 """What is left is told from so many rounds."""
@@ -245,12 +245,12 @@ def _terms(row: Mapping[str, str]) -> str:
 def _scores_table(latest: Mapping[str, tuple[int, str, dict[str, float]]]) -> Table:
     metric = next(iter(latest.values()))[1]
     sizes = list(dict.fromkeys(size for _, _, scores in reversed(list(latest.values())) for size in scores))
-    table = Table(title=f"{METRIC_NAMES.get(metric, metric)} (%)", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=f"{title_of(metric)} (%)", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("newest", no_wrap=True)
     for size in sizes:
         table.add_column(size, justify="right", no_wrap=True)
     for split, (done, own_metric, scores) in latest.items():
-        name = "" if own_metric == metric else f", {METRIC_NAMES.get(own_metric, own_metric)}"
+        name = "" if own_metric == metric else f", {title_of(own_metric)}"
         table.add_row(f"{split}, round {done}{name}", *(_points(scores.get(size)) for size in sizes))
     return table
 

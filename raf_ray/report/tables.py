@@ -8,7 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from raf_ray.report.plots import METRIC_NAMES
+from raf_ray.metrics import title_of
 
 
 def results_table(runs: Mapping[str, Mapping[str, Any]], baseline: str | None = None) -> Table:
@@ -20,7 +20,7 @@ def results_table(runs: Mapping[str, Mapping[str, Any]], baseline: str | None = 
     sizes = list(dict.fromkeys(size for results in runs.values() for size in results["by_resolution"]))
     trained = {size for results in runs.values() for size in results["train_resolutions"]}
     table = Table(
-        title=f"{METRIC_NAMES.get(first['metric'], first['metric'])} on {first['split']} (%)",
+        title=f"{title_of(first['metric'])} on {first['split']} (%)",
         caption="* trained. spread: best minus mean over a run's trained tiers.\n"
         "to ref.: one-tier federations at their own tier minus this one, mean.",
         caption_justify="left",

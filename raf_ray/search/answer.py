@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from raf_ray.config import write_yaml
-from raf_ray.files import write_json, write_text
+from raf_ray.files import without_nan, write_json, write_text
+from raf_ray.metrics import title_of
 from raf_ray.report.figure import picture_problem
 from raf_ray.report.html import Part, write_report
-from raf_ray.report.plots import METRIC_NAMES
 from raf_ray.report.search import (
     FEWEST_FOR_IMPORTANCE,
     TrialRow,
@@ -44,7 +44,7 @@ def score_winner(output: Path, ledger: Ledger, best: Entry) -> dict[str, Any]:
         "trial": best.number,
         "metric": scores.metric,
         "people": scores.people,
-        "by_resolution": {size: value if value == value else None for size, value in scores.by_resolution.items()},
+        "by_resolution": without_nan(scores.by_resolution),
     }
     write_json(path, values)
     return values
@@ -106,7 +106,7 @@ def _facts(search: Search, values: dict[str, Any], seconds: float) -> dict[str, 
 
 def _winner_part(best: Entry, test: dict[str, Any]) -> Part:
     scored = [s for s, value in test["by_resolution"].items() if value is not None and f"score/{s}" in best.metrics]
-    metric = METRIC_NAMES.get(test["metric"], test["metric"])
+    metric = title_of(test["metric"])
     return Part(
         f"The best: trial {best.number}",
         text=f"{metric} (%). Trials were compared on val; this one alone was scored on test, on {test['people']} "

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from raf_ray.federation.pool import told
+from raf_ray.errors import described
 from raf_ray.report.search import TrialRow
 from raf_ray.search.display import SearchDisplay
 from raf_ray.search.ledger import Entry, Ledger, Status
@@ -65,7 +65,7 @@ class Recorder(Callback):  # type: ignore[misc]
             self._display.see(row_of(self._search, entry))
         except Exception as error:  # of the terminal's library
             self._display = None
-            log.warning("the search is no longer shown (%s), and goes on", told(error))
+            log.warning("the search is no longer shown (%s), and goes on", described(error))
 
     def _set(self, trial: Any, status: Status, note: str = "") -> None:
         entry = self._proposer.entry_of(trial.trial_id)

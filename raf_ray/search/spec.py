@@ -19,7 +19,7 @@ from raf_ray.config.tree import TrackingConfig
 from raf_ray.errors import InputError
 from raf_ray.masking import masked
 from raf_ray.paths import existing_file
-from raf_ray.plans import asked_sizes, plan_clients
+from raf_ray.request.plans import asked_sizes, plan_clients
 from raf_ray.search.space import Domain, Params, check_draws, check_space, draw, parse_space, resolve
 
 SELECTION = {"evaluation": {"split": "val", "round_sizes": "all"}}

@@ -15,25 +15,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raf_ray import assembly
+from raf_ray.cluster.connect import joined
+from raf_ray.cluster.planner import Placement, TrialRequest, plan_trials
 from raf_ray.config import Config
 from raf_ray.config.loading import differences, dump_yaml, read_yaml, validate
 from raf_ray.config.plain_yaml import shown
-from raf_ray.errors import InputError, RunError
-from raf_ray.federation import cluster
+from raf_ray.errors import InputError, RunError, one_line
+from raf_ray.experiment.watching import Watcher
 from raf_ray.files import write_text
-from raf_ray.plans import final_sizes, plan_clients
+from raf_ray.models import size_divisor
 from raf_ray.report.search import TrialRow
+from raf_ray.request import assembly
+from raf_ray.request.people import picture_notes
+from raf_ray.request.plans import final_sizes, plan_clients
 from raf_ray.resolution import check_divides
 from raf_ray.search.answer import score_winner, write_answer
 from raf_ray.search.display import SearchDisplay
 from raf_ray.search.ledger import Entry, Ledger, load_ledger
-from raf_ray.search.placement import Placement, plan_placement
-from raf_ray.search.spec import Search, SearchConfig, may_change
+from raf_ray.search.spec import Search, SearchConfig, TrialResources, may_change
 from raf_ray.search.tracked import tracked
-from raf_ray.sources import picture_notes
 from raf_ray.tracking.checks import check_tracking
-from raf_ray.watching import Watcher
 
 SPEC = "search.yaml"
 TUNE = "tune"
@@ -73,7 +74,7 @@ def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: boo
     prepared = assembly.prepare(search.final_config(search.drawn[0]), check_pictures=False)
     notes = picture_notes(prepared.data, [prepared.held_out])
     model = assembly.model_spec(prepared.config.model, len(prepared.skeleton)).build()
-    divisor = int(getattr(model, "size_divisor", 4))
+    divisor = size_divisor(model)
     for params in search.drawn:
         config = search.trial_config(params)
         plans = plan_clients(config)
@@ -93,7 +94,7 @@ def run_search(
     """Run the trials that have not ended, then score the winner on `test`, once.
 
     Args:
-        address: of a Ray cluster, as for `raf_ray.experiment.run_federation`.
+        address: of a Ray cluster, as for `raf_ray.experiment.run.run_federation`.
         display: makes the display of a function that gives all trials, best first.
         say: told which cluster was joined.
         warn: told, in one sentence each, what MLflow did not get.
@@ -106,7 +107,7 @@ def run_search(
     for note in request.notes:
         warn(note)
     begin, rows = time.monotonic(), partial(_rows, search, ledger)
-    with cluster.joined(address, search.base_config().resources.dashboard) as description:
+    with joined(address, search.base_config().resources.dashboard) as description:
         if description:
             say(description)
         placement = _placement(search)
@@ -167,19 +168,31 @@ def _spec_values(search: Search) -> dict[str, Any]:
     return {"name": search.name, **search.config.model_dump(mode="json"), "base": dict(search.values)}
 
 
+def trial_request(configs: Sequence[Config], asked: TrialResources, at_once: int | None) -> TrialRequest:
+    """What the largest trial of `configs` asks for."""
+    counts = [len(plan_clients(config)) for config in configs]
+    largest = configs[counts.index(max(counts))]
+    return TrialRequest(
+        clients=max(counts),
+        client_gpus=largest.resources.gpus_per_client,
+        in_process=largest.federation.engine == "in_process",
+        threads=largest.resources.threads,
+        at_once=at_once,
+        **asked.model_dump(),
+    )
+
+
 def _placement(search: Search) -> Placement:
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    here = f"node:{ray.util.get_node_ip_address()}"
     most = search.config.max_concurrent_trials
-    return plan_placement(
+    request = trial_request(
         [search.trial_config(params) for params in search.drawn],
         search.config.resources,
         None if most is None else min(most, search.num_trials),
-        [node["Resources"] for node in nodes],
-        here,
     )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return plan_trials(request, nodes, f"node:{ray.util.get_node_ip_address()}")
 
 
 def _make_folder(request: Request) -> None:
@@ -214,7 +227,7 @@ def _run_trials(
 
         from raf_ray.search.proposer import Proposer, scheduler_of
         from raf_ray.search.recorder import Recorder
-        from raf_ray.search.shelf import ShelfActor
+        from raf_ray.search.shared_data import ShelfActor
         from raf_ray.search.trial import TrialSetting, run_trial
 
         for pattern in TUNE_STATE:
@@ -261,7 +274,7 @@ def _run_trials(
             with redirect_stdout(io.StringIO()):  # at every verbosity Tune prints something; the display shows it all
                 tuner.fit()
         except tune.TuneError as error:
-            raise RunError(f"Ray Tune ended the search of {output}: {' '.join(str(error).split())[-300:]}") from error
+            raise RunError(f"Ray Tune ended the search of {output}: {one_line(error)[-300:]}") from error
         finally:
             display.end()
             ledger.interrupt()

@@ -14,6 +14,7 @@ from raf_ray.config import Config
 from raf_ray.config.loading import flatten
 from raf_ray.config.section import SecretUri
 from raf_ray.config.tree import TrackingConfig
+from raf_ray.experiment.watching import Guarded, Watcher
 from raf_ray.search.ledger import Entry, Ledger
 from raf_ray.search.spec import Search
 from raf_ray.tracking.log import spared
@@ -21,7 +22,6 @@ from raf_ray.tracking.mlflow import MlflowTracker, SearchTracker, log_model_of
 from raf_ray.tracking.outbox import RECORDS, Outbox
 from raf_ray.tracking.sender import Away, Refused, send_waiting
 from raf_ray.tracking.store import MlflowStore, prepare_store
-from raf_ray.watching import Guarded, Watcher
 
 log = logging.getLogger(__name__)
 

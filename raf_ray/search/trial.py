@@ -5,32 +5,30 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raf_ray.assembly import Prepared, prepare
+from raf_ray.cluster.planner import ActorShares
 from raf_ray.config import Config
 from raf_ray.config.loading import config_hash
 from raf_ray.errors import RunError
-from raf_ray.experiment import in_process, members_of, run_prepared, scorer_of
-from raf_ray.federation.actors import ActorShares, RayPool
-from raf_ray.federation.driver import Federation
-from raf_ray.federation.messages import Event, RoundFinished, Scored
-from raf_ray.federation.meters import Meters, metered
-from raf_ray.federation.names import new_namespace
-from raf_ray.federation.run_folder import RunFolder
-from raf_ray.federation.tables import check_cells
+from raf_ray.experiment.run import run_prepared
+from raf_ray.experiment.watching import Watcher
+from raf_ray.federation.engines import Engine, InProcess, InTrial
+from raf_ray.federation.events import Event, RoundFinished, Scored
 from raf_ray.files import write_json
 from raf_ray.metrics.drift import drift_spread
-from raf_ray.plans import asked_sizes, plan_clients, trained_sizes
+from raf_ray.request.assembly import Prepared, federation_spec, prepare
+from raf_ray.request.plans import asked_sizes, plan_clients, trained_sizes
+from raf_ray.runs.folder import RunFolder
+from raf_ray.runs.tables import check_cells
 from raf_ray.search.ledger import Entry
-from raf_ray.search.shelf import shared_load, uri_of, with_shared_pixels
+from raf_ray.search.shared_data import shared_load, uri_of, with_shared_pixels
 from raf_ray.search.space import unlabel
 from raf_ray.search.spec import Search
-from raf_ray.watching import Watcher
 
 TOLD = "told.json"
 """In Tune's trial folder: up to which round this sitting's searcher and scheduler know the trial."""
@@ -77,28 +75,17 @@ def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
             reporter.tell_history(config.federation.rounds)
             return
     prepared = prepare(config, load=partial(shared_load, setting.shelf), check_pictures=False)
-    if config.federation.engine == "in_process":
-        engine = partial(in_process, prepared)
-    else:
-        engine = partial(
-            in_trial, with_shared_pixels(setting.shelf, prepared), setting.shares, f"{setting.search.name}-{entry.name}"
-        )
+    engine: Engine = InProcess()
+    if config.federation.engine == "ray":
+        prepared = with_shared_pixels(setting.shelf, prepared)
+        engine = InTrial(setting.shares, f"{setting.search.name}-{entry.name}")
     if begun:
-        tiers = {plan.name: plan.tier for plan in prepared.plans}
-        checkpoint = folder.load_checkpoint(prepared.layout, tiers, config.federation.rounds)
+        checkpoint = federation_spec(prepared, folder.path.name).last_checkpoint(folder)
         reporter.tell_history(0 if checkpoint is None else checkpoint.round)
     run_prepared(
         prepared, folder.path, resume=begun, overwrite=not begun, address=None, engine=engine,
         watchers=[*setting.watchers(config, entry, uri_of(setting.shelf)), reporter],
     )  # fmt: skip
-
-
-def in_trial(prepared: Prepared, shares: ActorShares, run: str, make: Callable[..., Federation]) -> Generator[Event]:
-    """The engine of a trial: rounds here, clients and evaluator in their bundles of the trial's placement group."""
-    members = members_of(prepared)
-    scorer = scorer_of(prepared, shares.evaluator_gpus > 0)
-    pool = partial(RayPool, members, scorer, shares, new_namespace(run))
-    yield from metered(make(members=members, make_pool=pool).run(), Meters(run))
 
 
 @dataclass

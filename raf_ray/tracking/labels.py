@@ -8,7 +8,7 @@ from pathlib import Path
 
 from raf_ray.config import Config
 from raf_ray.config.loading import config_hash
-from raf_ray.plans import ClientPlan
+from raf_ray.training.spec import ClientPlan
 
 GIT_SECONDS = 2.0
 

@@ -13,10 +13,10 @@ from typing import Any
 from raf_ray.config import Config
 from raf_ray.config.loading import flatten
 from raf_ray.config.tree import TrackingConfig
-from raf_ray.federation.messages import Event, RoundFinished, Scored
-from raf_ray.federation.run_folder import RunFolder
+from raf_ray.federation.events import Event, RoundFinished, Scored
 from raf_ray.metrics.drift import drift_spread
-from raf_ray.plans import trained_sizes
+from raf_ray.request.plans import trained_sizes
+from raf_ray.runs.folder import RunFolder
 from raf_ray.tracking.labels import git_tags, run_tags
 from raf_ray.tracking.log import Log, Warn, spared
 from raf_ray.tracking.outbox import RECORDS

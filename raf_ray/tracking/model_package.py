@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from raf_ray.config import load_config
-from raf_ray.plans import plan_clients, trained_sizes
+from raf_ray.request.plans import plan_clients, trained_sizes
 
 MODEL_PATH = "model"
 """Where the package lies among a run's artifacts: ``runs:/RUN_ID/model``."""

@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from raf_ray.federation.messages import ClientFinished, Event, Noted, RoundFinished, RoundStarted, Scored, Scores
+from raf_ray.evaluation.scores import Scores
+from raf_ray.federation.events import ClientFinished, Event, Noted, RoundFinished, RoundStarted, Scored
 from raf_ray.terminal import warn
 
 

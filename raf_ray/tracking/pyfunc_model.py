@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
@@ -17,11 +18,11 @@ import numpy as np
 import torch
 from mlflow.exceptions import MlflowException
 
-from raf_ray import assembly
 from raf_ray.config import load_config
 from raf_ray.data.batches import normalise
 from raf_ray.data.codec import decode, heatmap_to_image
-from raf_ray.models.checkpoint import load_checkpoint
+from raf_ray.models import size_divisor
+from raf_ray.models.saving import load_model
 
 
 class KeypointModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -29,11 +30,8 @@ class KeypointModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         self._config = load_config(file=context.artifacts["config"])
-        path = context.artifacts["model"]
-        joints = torch.load(path, weights_only=True, map_location="cpu")["joints"]
-        self._model = assembly.model_spec(self._config.model, len(joints)).build()
-        load_checkpoint(self._model, path)
-        self._model.eval()
+        model = self._config.model
+        self._model, _ = load_model(Path(context.artifacts["model"]), model.name, model.depth)
 
     @torch.inference_mode()
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
@@ -53,7 +51,7 @@ class KeypointModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             raise MlflowException.invalid_parameter_value(
                 f"the model takes uint8 RGB pictures (N, H, W, 3), one person each, not {shape}"
             )
-        divisor = int(getattr(self._model, "size_divisor", 4))
+        divisor = size_divisor(self._model)
         if not shape[1] or not shape[2] or shape[1] % divisor or shape[2] % divisor:
             raise MlflowException.invalid_parameter_value(
                 f"the model takes pictures whose height and width {divisor} divides, not {shape[1]}x{shape[2]}; "

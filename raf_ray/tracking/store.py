@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raf_ray.errors import InputError
+from raf_ray.errors import InputError, one_line
 from raf_ray.masking import masked, scrubbed
 from raf_ray.tracking.checks import check_address, check_uri, is_http, local_uri, sqlite_file, usable_uri
 from raf_ray.tracking.outbox import Record
@@ -261,7 +261,7 @@ class MlflowStore:
 
     def _said(self, error: BaseException) -> str:
         """The error in one line, without this URI's secrets."""
-        return " ".join(scrubbed(str(error), self._uri).split())[:300] or type(error).__name__
+        return one_line(scrubbed(str(error), self._uri), 300) or type(error).__name__
 
 
 @contextmanager

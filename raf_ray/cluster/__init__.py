@@ -1,0 +1,1 @@
+"""A Ray cluster: joining it, who gets which share of it, its names, its jobs, what it shows."""

@@ -1,0 +1,307 @@
+"""Who gets which share of a cluster, and whether it fits: of one federation, or of a search's trials.
+
+An actor lives on one node, so shares are counted node by node, and a share of a GPU comes from one GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import floor
+from typing import Literal
+
+from raf_ray.errors import InputError
+
+Bundle = dict[str, float]
+"""Resource name -> amount, in Ray's words: what an actor asks for, or what a node has."""
+
+DRIVER_CPUS = 0.1
+EVALUATOR_CPUS = 0.3
+FINEST = 1000
+"""Parts of a CPU that shares are whole numbers of; Ray counts no finer than a ten thousandth."""
+LEAST_CPUS = 0.01
+"""Of a trial's client"""
+SLACK = 1e-9
+"""For sums of decimal shares"""
+
+HERE = "here"
+"""Marks the node of this process among `free_nodes`: a federation's driver runs there."""
+
+
+@dataclass(frozen=True)
+class ActorShares:
+    """What each actor asks the cluster for."""
+
+    client_cpus: float
+    client_gpus: float
+    evaluator_cpus: float
+    evaluator_gpus: float
+
+
+# --- the packer ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Free:
+    """What a node has left."""
+
+    plain: Bundle
+    """All but GPUs"""
+    cards: list[float] = field(default_factory=list)
+    """What is left of each GPU"""
+
+    @classmethod
+    def of(cls, node: Bundle) -> Free:
+        gpus = node.get("GPU", 0.0)
+        cards = [1.0] * int(gpus) if gpus >= 1 or gpus == 0 else [gpus]
+        return cls({name: amount for name, amount in node.items() if name != "GPU"}, cards)
+
+    def take(self, bundle: Bundle) -> bool:
+        """Take a bundle out, if it is there as a whole."""
+        plain = {name: amount for name, amount in bundle.items() if name != "GPU"}
+        share = bundle.get("GPU", 0.0)
+        whole = max(1, round(share)) if share else 0
+        cards = [i for i, left in enumerate(self.cards) if left >= min(share, 1.0) - SLACK][:whole]
+        if len(cards) < whole or any(self.plain.get(name, 0.0) < amount - SLACK for name, amount in plain.items()):
+            return False
+        for name, amount in plain.items():
+            self.plain[name] -= amount
+        for i in cards:
+            self.cards[i] -= min(share, 1.0)
+        return True
+
+    def slots(self, bundle: Bundle) -> int:
+        """How many such bundles there is room for."""
+        share = bundle.get("GPU", 0.0)
+        bounds = [floor(self.plain.get(name, 0.0) / amount + SLACK) for name, amount in bundle.items()
+                  if name != "GPU" and amount]  # fmt: skip
+        if share > 1:
+            bounds.append(floor(sum(left > 1 - SLACK for left in self.cards) / share + SLACK))
+        elif share:
+            bounds.append(sum(floor(left / share + SLACK) for left in self.cards))
+        return min(bounds)
+
+
+def fits(bundles: Sequence[Bundle], nodes: Sequence[Bundle]) -> bool:
+    """First fit: those bound to a node first, then the largest."""
+    free = [Free.of(node) for node in nodes]
+
+    def order(bundle: Bundle) -> tuple[bool, float, float]:
+        return not any(name.startswith("node:") for name in bundle), -bundle.get("GPU", 0.0), -bundle.get("CPU", 0.0)
+
+    return all(any(node.take(bundle) for node in free) for bundle in sorted(bundles, key=order))
+
+
+def largest_share(most: float, is_enough: Callable[[float], bool]) -> float:
+    """The largest whole number of `FINEST` parts, up to `most`, with which all find room; 0: there is none."""
+    low, high = 0, floor(most * FINEST + SLACK)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if is_enough(middle / FINEST) else (low, middle - 1)
+    return low / FINEST
+
+
+# --- one federation -----------------------------------------------------------------------------------
+
+
+def free_nodes() -> list[Bundle]:
+    """What the connected cluster's nodes have free."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    here = ray.get_runtime_context().get_node_id()
+    return [
+        {"CPU": free.get("CPU", 0.0), "GPU": free.get("GPU", 0.0), **({HERE: 1.0} if node == here else {})}
+        for node, free in available_resources_per_node().items()
+    ]
+
+
+def plan_federation(
+    nodes: Sequence[Bundle], clients: int, cpus_per_client: float | Literal["auto"], gpus_per_client: float
+) -> ActorShares:
+    """Shares with which driver, evaluator and all clients find room, in whatever order Ray places them.
+
+    Every node that can hold clients keeps room for the evaluator, since which one it will be on is Ray's choice.
+
+    Args:
+        nodes: `free_nodes` of the cluster.
+
+    Raises:
+        InputError: the clients do not fit, with the arithmetic.
+    """
+    if gpus_per_client > 1 and gpus_per_client != int(gpus_per_client):
+        raise InputError(f"resources.gpus_per_client={gpus_per_client:g}: above 1 Ray takes whole GPUs only")
+    rooms = [Free.of(node) for node in nodes]
+    if not any(room.take({"CPU": DRIVER_CPUS, HERE: 1.0}) for room in rooms):
+        raise InputError(
+            "this node has no CPU free, and a federation's driver runs where its command runs: free one, or give "
+            "the node CPUs when it starts (ray start --num-cpus)"
+        )
+    for room in rooms:
+        room.plain["CPU"] = max(0.0, room.plain["CPU"] - EVALUATOR_CPUS)
+    if gpus_per_client:
+        _check_gpus(rooms, clients, gpus_per_client, sum(node.get("GPU", 0.0) for node in nodes))
+
+    def slots(cpus: float) -> int:
+        return sum(room.slots({"CPU": cpus, "GPU": gpus_per_client}) for room in rooms)
+
+    free = sum(node.get("CPU", 0.0) for node in nodes)
+    share = _checked_share(clients, cpus_per_client, free, slots)
+    spare = slots(share) > clients
+    return ActorShares(share, gpus_per_client, EVALUATOR_CPUS, gpus_per_client * (spare and gpus_per_client <= 1))
+
+
+def _check_gpus(rooms: Sequence[Free], clients: int, share: float, total: float) -> None:
+    held = sum(room.slots({"GPU": share}) for room in rooms)
+    if held < clients:
+        each = (
+            f"floor(1 / {share:g}) = {floor(1 / share + SLACK)} clients a GPU"
+            if share <= 1
+            else f"{share:g} GPUs a client"
+        )
+        raise InputError(
+            f"{clients} clients of {share:g} GPU do not fit: {each}, {total:g} GPUs free in the cluster hold {held}; "
+            "lower resources.gpus_per_client or federation.clients"
+        )
+
+
+def _checked_share(clients: int, asked: float | Literal["auto"], free: float, slots: Callable[[float], int]) -> float:
+    """A client's CPUs, such that all of them fit."""
+    apart = DRIVER_CPUS + EVALUATOR_CPUS
+    if asked == "auto":
+        share = largest_share(min(1.0, max(free - apart, 0.0) / clients), lambda cpus: slots(cpus) >= clients)
+        if share <= 0:
+            raise InputError(
+                f"no room for {clients} clients: {free:g} CPUs are free and the driver and evaluator need "
+                f"{apart:g}; free some or run on a larger cluster"
+            )
+        return share
+    needed = asked * clients + apart
+    if needed > free + SLACK:
+        raise InputError(
+            f"{clients} clients x {asked:g} CPUs + {apart:g} for driver and evaluator = "
+            f"{needed:g} CPUs, but the cluster has {free:g} free; lower resources.cpus_per_client (or auto)"
+        )
+    if slots(asked) < clients:
+        raise InputError(
+            f"{clients} clients of {asked:g} CPUs do not fit: beside the driver and evaluator the nodes hold "
+            f"{slots(asked)} such shares; lower resources.cpus_per_client (or auto)"
+        )
+    return asked
+
+
+# --- a search's trials --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a trial reserves: a bundle for the driver, one for the evaluator, one for each client."""
+
+    shares: ActorShares
+    driver: Bundle
+    in_process: bool
+    threads: int
+    strategy: str
+
+    def bundles(self, clients: int) -> list[Bundle]:
+        """Bundle 0 is the trial's own process, 1 the evaluator's, then a bundle a client."""
+        shares = self.shares
+        if self.in_process:
+            return [{**self.driver, "CPU": float(self.threads), **_gpu(shares.client_gpus)}]
+        evaluator = {"CPU": shares.evaluator_cpus, **_gpu(shares.evaluator_gpus)}
+        client = {"CPU": shares.client_cpus, **_gpu(shares.client_gpus)}
+        return [self.driver, evaluator, *(dict(client) for _ in range(clients))]
+
+
+@dataclass(frozen=True)
+class TrialRequest:
+    """What is asked of a search's largest trial."""
+
+    clients: int
+    client_gpus: float
+    in_process: bool
+    threads: int
+    driver_cpus: float
+    evaluator_cpus: float
+    evaluator_gpus: float
+    client_cpus: float | Literal["auto"]
+    strategy: str
+    at_once: int | None
+    """Trials that shall run together; None: as many as fit with a CPU a client"""
+
+    def placement(self, client_cpus: float, here: str) -> Placement:
+        shares = ActorShares(client_cpus, self.client_gpus, self.evaluator_cpus, self.evaluator_gpus)
+        return Placement(shares, {"CPU": self.driver_cpus, here: 0.001}, self.in_process, self.threads, self.strategy)
+
+
+def plan_trials(asked: TrialRequest, nodes: Sequence[Bundle], here: str) -> Placement:
+    """Shares and bundles of a search's trials.
+
+    Args:
+        nodes: resources of each node of the cluster.
+        here: resource name of the node where run folders lie: drivers stay there.
+
+    Raises:
+        InputError: the largest trial fits no time, with the arithmetic.
+    """
+    share: float
+    if asked.client_cpus != "auto":
+        share = asked.client_cpus
+    elif asked.in_process:
+        share = 1.0
+    else:
+        share = _trial_share(asked, nodes, here)
+    chosen = asked.placement(share, here)
+    bundles = chosen.bundles(asked.clients)
+    if not fits(bundles, nodes) or not _fits_strategy(bundles, nodes, asked.strategy):
+        shown = " + ".join(_shown(bundle, here) for bundle in bundles[:2])
+        rest = f" + {asked.clients} x {_shown(bundles[2], here)}" if len(bundles) > 2 else ""
+        raise InputError(
+            f"a trial does not fit: {shown}{rest} (driver, evaluator, clients), but the cluster is "
+            f"{_counted(nodes)}; lower resources.client_cpus, base.resources.gpus_per_client or "
+            "base.federation.clients, or loosen resources.strategy"
+        )
+    return chosen
+
+
+def _trial_share(asked: TrialRequest, nodes: Sequence[Bundle], here: str) -> float:
+    """CPUs of a client, with which as many trials as asked for run at once; where GPUs bound how many, those."""
+
+    def trials(share: float, count: int) -> list[Bundle]:
+        return asked.placement(share, here).bundles(asked.clients) * count
+
+    total = sum(node.get("CPU", 0.0) for node in nodes)
+    apart = asked.driver_cpus + asked.evaluator_cpus
+    wanted = asked.at_once or max(1, floor(total / (asked.clients + apart)))
+    while asked.at_once is None and wanted > 1 and not fits(trials(LEAST_CPUS, wanted), nodes):
+        wanted -= 1
+    share = largest_share(
+        min(1.0, (total / wanted - apart) / asked.clients),
+        lambda cpus: fits([{n: a for n, a in b.items() if n != "GPU"} for b in trials(cpus, wanted)], nodes),
+    )
+    if share < LEAST_CPUS:
+        raise InputError(
+            f"{wanted} trials at once x ({asked.clients} clients + {apart:g} CPUs for driver and evaluator) leave no "
+            f"CPU for clients on {_counted(nodes)}; lower max_concurrent_trials"
+        )
+    return share
+
+
+def _fits_strategy(bundles: Sequence[Bundle], nodes: Sequence[Bundle], strategy: str) -> bool:
+    """Whether the strict strategies can hold: all bundles on one node, or each on a node of its own."""
+    if strategy == "STRICT_PACK":
+        return any(fits(bundles, [node]) for node in nodes)
+    return strategy != "STRICT_SPREAD" or len(nodes) >= len(bundles)
+
+
+def _gpu(share: float) -> Bundle:
+    return {"GPU": share} if share else {}
+
+
+def _shown(bundle: Bundle, here: str) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in bundle.items() if name != here)
+
+
+def _counted(nodes: Sequence[Bundle]) -> str:
+    each = [f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes]
+    return f"{len(nodes)} node{'s' * (len(nodes) > 1)} ({'; '.join(each[:4])}{' ...' * (len(each) > 4)})"

@@ -1,0 +1,1 @@
+"""What annotation files may hold, entry by entry."""

@@ -1,0 +1,1 @@
+"""What a model scores on people at any sizes."""

@@ -1,0 +1,45 @@
+"""The scorer before it lives anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from raf_ray.data.encoded import OnBadImage
+from raf_ray.data.people import People
+from raf_ray.evaluation.scorer import CutShard, Decode, Scorer
+from raf_ray.models import ModelSpec
+from raf_ray.training.spec import DeviceSpec
+
+
+@dataclass(frozen=True)
+class ScorerSpec:
+    """The scorer before it lives anywhere."""
+
+    model: ModelSpec
+    people: Mapping[str, People]
+    """Split -> its people"""
+    metrics: Mapping[str, str]
+    decode: Decode
+    flip_test: bool
+    batch_size: int
+    device: DeviceSpec
+    on_bad_image: OnBadImage
+    cache_mb: float
+    cut: CutShard
+
+    def build(self, gpu: bool = True) -> Scorer:
+        """`gpu`: the process may use one, where the spec wants it."""
+        return Scorer(
+            model=self.model.build(),
+            people=self.people,
+            metrics=self.metrics,
+            decode=self.decode,
+            flip_test=self.flip_test,
+            batch_size=self.batch_size,
+            device=replace(self.device, gpu=self.device.gpu and gpu).claim(),
+            bf16=self.device.bf16,
+            on_bad_image=self.on_bad_image,
+            cache_mb=self.cache_mb,
+            cut=self.cut,
+        )

@@ -1,0 +1,137 @@
+"""Ray actors, each a thin shell over a plain class. They end with the driver actor, which ends with the command."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayTaskError
+
+from raf_ray.algorithms.interface import Memory
+from raf_ray.cluster.names import EVALUATOR, ray_name
+from raf_ray.errors import described
+from raf_ray.evaluation.scores import ScoreModel, Scores
+from raf_ray.federation.actor_log import ActorLog
+from raf_ray.federation.driver import Federation
+from raf_ray.federation.events import Event
+from raf_ray.federation.meters import Meters, metered
+from raf_ray.training.client import Client
+from raf_ray.training.exchange import Down, Receipt, Up
+
+log = logging.getLogger(__name__)
+
+LONGEST_CAUSE = 300
+"""Characters of Ray's words in a sentence; run.log has them whole."""
+
+
+class ClientHost:
+    """One client; see `raf_ray.training.client.Client`."""
+
+    def __init__(self, name: str, make: Callable[[], Client]) -> None:
+        self._name = name
+        self._make = make
+        self._client: Client | None = None
+        self._memory: Memory | None = None
+
+    def __repr__(self) -> str:
+        return ray_name(self._name)
+
+    def build(self, yields: bool) -> str:
+        """Build the client: here and not in the constructor, whose exceptions Ray reports as a death.
+
+        `yields`: leave the cores to longer clients while they want them. Returns the id of the node it lives on.
+        """
+        if yields:
+            os.nice(19)
+        self._log = ActorLog.install(self._name)
+        self._client = self._make()
+        log.info("built, with %d people", len(self._client.task))
+        return this_node()
+
+    def train(self, down: Down, round_index: int) -> tuple[Up, Receipt]:
+        assert self._client is not None
+        self._log.doing = f"round {round_index + 1}"
+        log.info("training")
+        up, receipt, self._memory = self._client.train(down, round_index, self._memory)
+        log.info(
+            "trained on %d people in %.1f s, loss %.5g, update norm %.4g, peak memory %.0f MB (%s)",
+            receipt.people, receipt.seconds, receipt.loss, receipt.norm, receipt.peak_memory_mb, receipt.device,
+        )  # fmt: skip
+        return up, receipt
+
+    def memory(self) -> Memory:
+        assert self._memory is not None
+        return self._memory
+
+    def restore(self, memory: Memory) -> None:
+        self._memory = memory
+
+
+class EvaluatorHost:
+    """Scores models while the next round trains."""
+
+    def __init__(self, make: Callable[[], ScoreModel]) -> None:
+        self._make = make
+        self._score: ScoreModel | None = None
+
+    def __repr__(self) -> str:
+        return EVALUATOR
+
+    def build(self) -> str:
+        """Build the scorer; it leaves the cores to the clients while they want them. Returns its node's id."""
+        os.nice(19)
+        ActorLog.install(EVALUATOR)
+        self._score = self._make()
+        return this_node()
+
+    def score(self, down: Down, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
+        assert self._score is not None
+        scores = self._score(down.state, split, sizes, sample_sizes)
+        log.info("scored %d %s people: %s", scores.people, split, scores.by_resolution)
+        return scores
+
+
+class DriverHost:
+    """Runs the rounds. A second thread hears `stop` while `run` works."""
+
+    def __init__(self, make: Callable[[], Federation]) -> None:
+        self._federation = make()
+
+    def __repr__(self) -> str:
+        return "driver"
+
+    def run(self) -> Iterator[Event]:
+        yield from metered(self._federation.run(), Meters(self._federation.spec.facts["name"]))
+
+    def stop(self, seconds: float) -> bool:
+        """End the run in order; True where its folder says so within `seconds`."""
+        return self._federation.stop(seconds)
+
+
+ClientActor: Any = ray.remote(max_restarts=0, max_task_retries=0)(ClientHost)
+
+
+EvaluatorActor: Any = ray.remote(max_restarts=0, max_task_retries=0)(EvaluatorHost)
+
+
+DriverActor: Any = ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=2)(DriverHost)
+
+
+def this_node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def cause_of(error: Exception) -> str:
+    """One line: the task's own exception, or how the actor died."""
+    if isinstance(error, RayTaskError):
+        return described(getattr(error, "cause", None))
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # Ray tells where, indented, and below it why; of a lack of memory, why first and then advice.
+    last = max((number for number, line in enumerate(lines) if line[0].isspace()), default=-1)
+    why = " ".join(
+        " ".join(lines[:2] if isinstance(error, OutOfMemoryError) else lines[last + 1 :] or lines[-1:]).split()
+    )
+    return f"its process died ({why if len(why) <= LONGEST_CAUSE else why[:LONGEST_CAUSE] + ' ...'})"

@@ -1,0 +1,91 @@
+"""What a federation is, whoever runs it and wherever its clients live: resolved once, small enough to send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raf_ray.algorithms.interface import Algorithm
+from raf_ray.errors import InputError
+from raf_ray.evaluation.scores import ScoreModel
+from raf_ray.federation.accounting import Account
+from raf_ray.runs.checkpoint import Checkpoint
+from raf_ray.runs.folder import RunFolder
+from raf_ray.state import Layout
+from raf_ray.training.client import Client
+
+
+@dataclass(frozen=True)
+class ClientInfo:
+    """A client as the driver knows it."""
+
+    name: str
+    tier: str
+    people: int
+    cost: float
+    """Expected forward pixels a round: who takes longest."""
+    make: Callable[[], Client]
+
+
+@dataclass(frozen=True)
+class RoundsSpec:
+    """How long, how often, and on what the model is scored."""
+
+    seed: int
+    rounds: int
+    participation: float
+    checkpoint_every: int
+    score_every: int
+    trained_sizes: tuple[str, ...]
+    """Sizes of the clients' tiers."""
+    round_sizes: tuple[str, ...]
+    """Sizes that rounds are scored at on `val`."""
+    final_split: str
+    final_sizes: tuple[str, ...]
+    """Sizes of the drift curve."""
+    level_sizes: tuple[str, ...]
+    """All sizes that some client trains on: the columns of the loss terms."""
+
+
+@dataclass(frozen=True)
+class FederationSpec:
+    """One federation."""
+
+    clients: tuple[ClientInfo, ...]
+    make_scorer: Callable[[bool], ScoreModel]
+    """Given whether a GPU is there for it"""
+    algorithm: Algorithm
+    layout: Layout
+    initial: np.ndarray
+    """(num_bytes,) uint8 state that the first round begins from"""
+    rounds: RoundsSpec
+    facts: dict[str, Any]
+    """What results.json says of the run whatever comes out: seed, people, versions ..."""
+    save_model: Callable[[np.ndarray, Path], None]
+    """(buffer, path): write model.pt"""
+
+    @property
+    def tiers(self) -> dict[str, str]:
+        """Client -> tier"""
+        return {client.name: client.tier for client in self.clients}
+
+    def account(self) -> Account:
+        """An account of no round yet."""
+        return Account(self.tiers, self.rounds.level_sizes)
+
+    def last_checkpoint(self, folder: RunFolder) -> Checkpoint | None:
+        """What the run in a folder goes on from; None where it ended before its first checkpoint.
+
+        Raises InputError where the folder's files are damaged or of another run.
+        """
+        checkpoint = folder.load_checkpoint(self.layout, self.tiers, self.rounds.rounds)
+        if checkpoint is not None:
+            try:
+                self.account().restore(checkpoint.account)
+            except ValueError as error:
+                raise InputError(folder.not_this_run(error)) from error
+        return checkpoint

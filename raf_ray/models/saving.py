@@ -1,0 +1,42 @@
+"""model.pt: a run's last model, written as plain tensors and names, and opened again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from raf_ray.errors import InputError
+from raf_ray.models import ModelSpec
+from raf_ray.models.checkpoint import load_checkpoint
+from raf_ray.plain_tensors import save_plain
+from raf_ray.state import Layout
+
+
+def save_model(layout: Layout, name: str, joints: Sequence[str], buffer: np.ndarray, path: Path) -> None:
+    """model.pt: plain tensors and names, read with ``torch.load(weights_only=True)``."""
+    save_plain(
+        {
+            "model": {n: t.clone() for n, t in layout.tensors(buffer).items()},
+            "model_name": name,
+            "joints": list(joints),
+        },
+        path,
+    )
+
+
+def load_model(path: Path, name: str, depth: int) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model that `save_model` wrote, in evaluation mode on the CPU, and its joints.
+
+    `name` and `depth` are the run's `model.name` and `model.depth`. Raises InputError where the file is damaged.
+    """
+    try:
+        joints = tuple(torch.load(path, weights_only=True, map_location="cpu")["joints"])
+    except Exception as error:  # torch raises a different type for every kind of damage
+        raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged; run it again") from error
+    model = ModelSpec(name, depth, len(joints)).build()
+    load_checkpoint(model, path)
+    return model.eval(), joints

@@ -1,0 +1,98 @@
+"""checkpoint.pt: all that a run needs to go on, and whether a file is this run's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raf_ray.algorithms.interface import Memory
+from raf_ray.errors import InputError
+from raf_ray.plain_tensors import save_plain
+from raf_ray.state import Layout
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on after `round` whole rounds."""
+
+    round: int
+    buffer: np.ndarray
+    """(num_bytes,) uint8 global state"""
+    server: Memory
+    """What the method keeps on the server"""
+    clients: dict[str, int]
+    """Client name -> round after which it kept what it keeps; see `raf_ray.runs.memories`"""
+    account: dict[str, Any]
+    """`raf_ray.federation.accounting.Account.state`"""
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    import torch
+
+    values = {
+        "round": checkpoint.round,
+        "buffer": torch.from_numpy(np.array(checkpoint.buffer)),
+        "server": {name: torch.from_numpy(array) for name, array in checkpoint.server.items()},
+        "clients": checkpoint.clients,
+        "account": checkpoint.account,
+    }
+    save_plain(values, path)
+
+
+def read_checkpoint(path: Path, layout: Layout, clients: Collection[str], rounds: int) -> Checkpoint:
+    """The checkpoint in a file.
+
+    Args:
+        layout: of the run's model.
+        clients: names of the run's clients.
+        rounds: of the whole run.
+
+    Raises InputError where it cannot be read, or is of another run.
+    """
+    import torch
+
+    try:
+        values = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises a different type for every kind of damage
+        raise InputError(f"{path} cannot be read ({type(error).__name__}); start again with --overwrite") from error
+    try:
+        return _checkpoint_of(values, layout, clients, rounds)
+    except ValueError as error:
+        raise InputError(not_this_run(path, error)) from error
+
+
+def not_this_run(path: Path, error: ValueError) -> str:
+    return f"{path} is not this run's: {error}; start again with --overwrite"
+
+
+def _checkpoint_of(values: Any, layout: Layout, known: Collection[str], rounds: int) -> Checkpoint:
+    """What a checkpoint file holds, checked. Raises ValueError saying what is wrong."""
+    names = {field.name for field in fields(Checkpoint)}
+    if not isinstance(values, dict) or not names & set(values):
+        raise ValueError("it is no checkpoint")
+    if set(values) != names:
+        odd = sorted(map(str, names ^ set(values)))[0]
+        raise ValueError(f"it holds {'no' if odd in names else 'a'} '{odd[:40]}', as one of another version of raf-ray")
+    done, buffer, server, clients, account = (
+        values[name] for name in ("round", "buffer", "server", "clients", "account")
+    )
+    if type(done) is not int or not 1 <= done <= rounds:
+        raise ValueError(f"its round is {done!r:.40}, of {rounds} rounds")
+    shape = tuple(getattr(buffer, "shape", ()))
+    if str(getattr(buffer, "dtype", "")) != "torch.uint8" or shape != (layout.num_bytes,):
+        raise ValueError(f"its state is not the {layout.num_bytes} bytes of this model")
+    if not np.isfinite(layout.floats(buffer.numpy())).all():
+        raise ValueError("its state holds NaN or Inf")
+    if not isinstance(clients, dict) or not set(clients) <= set(known):
+        raise ValueError("its clients are others")
+    if not all(type(kept) is int and 1 <= kept <= done for kept in clients.values()):
+        raise ValueError("its clients are of no round of it")
+    if not isinstance(server, dict) or not all(hasattr(kept, "numpy") for kept in server.values()):
+        raise ValueError("what its method keeps is no vectors")
+    if not isinstance(account, dict):
+        raise ValueError("it holds no totals")
+    return Checkpoint(done, buffer.numpy(), {name: kept.numpy() for name, kept in server.items()}, clients, account)

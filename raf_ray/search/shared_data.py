@@ -1,0 +1,138 @@
+"""What trials have in common, made once and shared: Ray's object store keeps one copy on each node.
+
+Without it every trial's every client would read and cut the same pictures again, into memory of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import ray
+
+from raf_ray.config import Config
+from raf_ray.data.crop import Margins
+from raf_ray.data.packed import PackedShard, pack
+from raf_ray.data.people import People
+from raf_ray.data.shard import Shard, cut_shard
+from raf_ray.request.assembly import Prepared
+from raf_ray.request.people import Split, load_data, margins_of
+from raf_ray.resolution import Size
+from raf_ray.training.spec import ClientData, ClientPlan
+
+
+class Shelf:
+    """Keeps what was made under a key; a thin actor, so that it outlives the trial that asked first."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._making: dict[str, threading.Lock] = {}
+        self._uri: str | None = None
+
+    def __repr__(self) -> str:
+        return "shelf"
+
+    def reference(self, key: str, make: Callable[[], Any]) -> list[Any]:
+        """[reference] to what `make` returns; made when a key is first asked for, by one thread a key."""
+        with self._lock:
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            if key not in self._made:
+                self._made[key] = ray.put(make())
+        return [self._made[key]]
+
+    def made(self) -> int:
+        return len(self._made)
+
+    def keep_uri(self, uri: str | None) -> None:
+        """MLflow's, whose password may lie in memory alone: Tune writes what it gives to trials into files."""
+        self._uri = uri
+
+    def uri(self) -> str | None:
+        return self._uri
+
+
+ShelfActor: Any = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=8)(Shelf)
+"""Threads: reading and cutting pictures runs outside Python's lock."""
+
+
+def take(shelf: Any, key: str, make: Callable[[], Any]) -> Any:
+    """What is on the shelf under `key`; numpy arrays in it are read-only views of the node's store."""
+    return ray.get(ray.get(shelf.reference.remote(key, make))[0])
+
+
+def uri_of(shelf: Any) -> str | None:
+    """What the shelf keeps for MLflow."""
+    return ray.get(shelf.uri.remote())
+
+
+def shared_load(
+    shelf: Any, config: Config, plans: Sequence[ClientPlan], splits: Sequence[Split]
+) -> tuple[tuple[ClientData, ...], dict[str, People]]:
+    """`load_data`, once for all trials with the same people."""
+    key = _key("people", _data_of(config), [(plan.name, str(plan.size)) for plan in plans], list(splits),
+               config.evaluation.resolutions)  # fmt: skip
+    return take(shelf, key, partial(load_data, config, plans, splits))
+
+
+def with_shared_pixels(shelf: Any, prepared: Prepared) -> Prepared:
+    """The same request, whose clients and evaluator take their patches from the shelf.
+
+    A shard that `data.cache_mb` does not hold stays as it was: read piece by piece.
+    """
+    config = prepared.config
+    owners = [(plan.name, str(plan.size)) for plan in prepared.plans]
+    data = []
+    for plan, own in zip(prepared.plans, prepared.data, strict=True):
+        margins = margins_of(config, plan.size.aspect)
+        if _fits(own.count, plan.size, margins, config.data.cache_mb):
+            key = _key("shard", _data_of(config), owners, plan.name)
+            make = partial(_pack_client, own, plan.size, margins, config.data.on_bad_image)
+            own = replace(own, people=None, open_shard=partial(_open, shelf, key, make, config.data.cache_mb))
+        data.append(own)
+    cut = partial(_cut_shared, shelf, config.data.on_bad_image, json.dumps(_data_of(config)))
+    return replace(prepared, data=tuple(data), cut=cut)
+
+
+def _open(shelf: Any, key: str, make: Callable[[], PackedShard], cache_mb: float) -> Shard:
+    return take(shelf, key, make).unpack(cache_mb)
+
+
+def _pack_client(own: ClientData, size: Size, margins: Margins, on_bad_image: Any) -> PackedShard:
+    if own.open_shard is not None:
+        return pack(own.open_shard(), on_bad_image)
+    assert own.people is not None
+    return _pack_people(own.people, size, margins, on_bad_image)
+
+
+def _cut_shared(
+    shelf: Any, on_bad_image: Any, source: str, people: People, size: Size, margins: Margins, cache_mb: float
+) -> Shard:
+    """`cut_shard` of held-out people, from the shelf."""
+    if not _fits(len(people), size, margins, cache_mb):
+        return cut_shard(people, size, margins, cache_mb)
+    labels = hashlib.sha256(people.person_id.tobytes() + people.centre.tobytes() + people.box.tobytes()).hexdigest()
+    make = partial(_pack_people, people, size, margins, on_bad_image)
+    return take(shelf, _key("held out", source, labels, str(size)), make).unpack(cache_mb)
+
+
+def _pack_people(people: People, size: Size, margins: Margins, on_bad_image: Any) -> PackedShard:
+    return pack(cut_shard(people, size, margins), on_bad_image)
+
+
+def _fits(people: int, size: Size, margins: Margins, cache_mb: float) -> bool:
+    return people * 3 * size.pixels * margins.width * margins.height <= cache_mb * 2**20
+
+
+def _data_of(config: Config) -> Any:
+    return [config.data.model_dump(mode="json"), config.seed]
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
