@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.search import shelf, tune
+from benchmarks.search import shared_data, tune
 from benchmarks.tracking import tracking
 from raf_ray.data.augment import Augmentation, apply, compose, draw_affines
 from raf_ray.data.batches import Batch, render_pyramid
@@ -146,7 +146,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "sum": exact_sum,
     "transport": transport,
     "tune": tune,
-    "shelf": shelf,
+    "shared_data": shared_data,
     "tracking": tracking,
 }
 

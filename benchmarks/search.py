@@ -84,14 +84,16 @@ def _search(search: Search, folder: Path) -> float:
     return float(answer.values["seconds"])
 
 
-def shelf() -> Table:
+def shared_data() -> Table:
     """A trial's pixels: cut from the pictures again, or taken from what the first trial left on the node."""
     import ray
 
-    table = Table(title="shelf: pixels of one client, 600 people at 128x96, for one more trial", title_justify="left")
+    table = Table(
+        title="shared_data: pixels of one client, 600 people at 128x96, for one more trial", title_justify="left"
+    )
     for column in ("pixels", "s a trial", "MB a trial"):
         table.add_column(column, justify="left" if column == "pixels" else "right")
-    search = check_search("shelf", {**SEARCH, "base": {**SEARCH["base"], "data": {"people_per_client": 600}}})  # type: ignore[dict-item]
+    search = check_search("shared_data", {**SEARCH, "base": {**SEARCH["base"], "data": {"people_per_client": 600}}})  # type: ignore[dict-item]
     assert search.planned is not None
     request = prepare(search.trial_config(search.planned[0]))
     plan, people = request.plans[0], request.data[0].people

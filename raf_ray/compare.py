@@ -27,6 +27,7 @@ from raf_ray.request.assembly import Prepared
 from raf_ray.request.people import picture_notes
 from raf_ray.request.plans import expected_pixels, plan_clients
 from raf_ray.runs.folder import RunFolder
+from raf_ray.runs.output import check_free, writing_to
 from raf_ray.terminal import warn
 from raf_ray.tracking.checks import check_tracking
 from raf_ray.tracking.mlflow import log_afterwards
@@ -116,14 +117,15 @@ def compare(
     # Of all methods together, so that nothing is told once a method.
     notes = picture_notes([own for r in prepared.values() for own in r.data], [r.held_out for r in prepared.values()])
     check_tracking(config.tracking, output)
-    _check_output(output, resume, overwrite)
+    check_free(output, "comparison", overwrite=overwrite, resume=resume, replaced="its runs")
     for note in notes:
         warn(console, note)
     results: dict[str, dict[str, Any]] = {}
     with connected(config, len(next(iter(prepared.values())).plans), address) as description:
         if description:
             console.print(description, style="dim", highlight=False, soft_wrap=True)
-        _make_folder(output)
+        with writing_to(output):
+            output.mkdir(parents=True, exist_ok=True)
         for name, request in prepared.items():
             results[name] = _one(request, output / name, resume, overwrite, address, console, name)
     _add_references(results, output)
@@ -161,23 +163,6 @@ def _choose(every: Mapping[str, Config], only: Sequence[str] | None) -> dict[str
     if unknown:
         raise InputError(f"--only: unknown method '{unknown[0]}' (known: {', '.join(every)})")
     return {name: every[name] for name in every if name in only}
-
-
-def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
-    if output.exists() and not output.is_dir():
-        raise InputError(f"output {output} is a file; choose a folder")
-    if output.is_dir() and any(output.iterdir()) and not resume and not overwrite:
-        raise InputError(
-            f"output folder {output} is not empty; choose another --output, or add --resume to go on with its "
-            "comparison or --overwrite to replace its runs"
-        )
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to output folder {output}: {error.strerror}") from error
 
 
 def _add_references(results: dict[str, dict[str, Any]], output: Path) -> None:

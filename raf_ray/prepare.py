@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raf_ray.cli import Parser, add_config_arguments, config_from, run_command
-from raf_ray.config import Config, write_yaml
 from raf_ray.config.help import PRECEDENCE, preset_lines
+from raf_ray.data.prepared import CLIENTS_PER_FILE
 from raf_ray.errors import InputError
 from raf_ray.masking import masked_in
 from raf_ray.paths import given_path
 
 if TYPE_CHECKING:
-    from raf_ray.data.encoded import Encoding
-    from raf_ray.data.prepared.index import Index
     from raf_ray.data.prepared.shards import Written
-
-CLIENTS_PER_FILE = 64
-"""A choice: some hundred files for ten thousand clients, and files that are still quick to copy."""
+    from raf_ray.experiment.shards import PreparedShards
 
 TABLE_ROWS = 30
 """Clients that the table shows one by one; of more, a row a tier."""
@@ -74,6 +65,7 @@ def main(words: Sequence[str]) -> None:
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from raf_ray.experiment.shards import prepare_shards
     from raf_ray.terminal import make_console, warn
 
     console = make_console(120)
@@ -90,153 +82,6 @@ def main(words: Sequence[str]) -> None:
     console.print(summary(prepared))
     for line in closing_lines(prepared, arguments):
         console.print(line, highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class PreparedShards:
-    """What was written, and what it took."""
-
-    folder: Path
-    index: Index
-    clients: tuple[Written, ...]
-    held_out_bytes: dict[str, int]
-    """Split -> bytes of its pictures"""
-    left_out: dict[str, int]
-    """Client or split -> people left out because their picture could not be read"""
-    notes: tuple[str, ...]
-    """Sentences for the user on the people and their pictures"""
-
-
-def prepare_shards(
-    config: Config,
-    output: Path,
-    *,
-    encoding: Encoding = "png",
-    clients_per_file: int = CLIENTS_PER_FILE,
-    overwrite: bool = False,
-    begin: Callable[[int], object] = lambda total: None,
-    advance: Callable[[], object] = lambda: None,
-) -> PreparedShards:
-    """Write the shards of a config's clients and its held-out people. The folder is there whole or not at all.
-
-    Args:
-        begin: told the number of people; `advance` is called after each.
-
-    Raises:
-        InputError: the request, the output folder or a picture is wrong; nothing was written.
-    """
-    from importlib.metadata import version
-
-    from raf_ray.data.overlap import picture_digests
-    from raf_ray.data.prepared.index import SCHEMA_VERSION, Index, write_index
-    from raf_ray.data.prepared.people import write_people
-    from raf_ray.data.prepared.shards import NamedShard, write_shards
-    from raf_ray.data.shard import cut_shard
-    from raf_ray.request.people import load_data, margins_of, picture_notes
-    from raf_ray.request.plans import final_sizes, plan_clients
-
-    check_output(output, overwrite)
-    data = config.data
-    if data.name == "shards":
-        raise InputError("data.name=shards: shards are cut from pictures; name the data set that they come from")
-    plans = plan_clients(config)
-    # Upsampled people are stored in any case: whether to train on them is the run's choice.
-    everyone = config.model_copy(update={"data": data.model_copy(update={"upsampled": "keep"})})
-    owned, held_out = load_data(everyone, plans, ("val", "test"))
-    clients = []
-    for plan, own in zip(plans, owned, strict=True):
-        assert own.people is not None
-        margins = margins_of(config, plan.size.aspect)
-        shard = cut_shard(own.people, plan.size, margins)
-        clients.append(NamedShard(plan.name, plan.tier, shard, picture_digests(own.people)))
-    sizes = final_sizes(config, plans)
-    asked = {"val": data.val_people, "test": data.test_people}
-    begin(sum(own.count for own in owned) + sum(map(len, held_out.values())))
-    with new_folder(output, overwrite) as folder:
-        written = write_shards(
-            folder, clients, encoding=encoding, clients_per_file=clients_per_file, on_bad_image=data.on_bad_image,
-            advance=advance,
-        )  # fmt: skip
-        splits = {
-            split: write_people(
-                folder, split, people, sizes, asked=max(asked[split] or 0, len(people)), encoding=encoding,
-                on_bad_image=data.on_bad_image, advance=advance,
-            )
-            for split, people in held_out.items()
-        }  # fmt: skip
-        index = Index(
-            schema_version=SCHEMA_VERSION,
-            raf_ray=version("raf-ray"),
-            encoding=encoding,
-            seed=config.seed,
-            partition=data.partition,
-            concentration=data.concentration,
-            skeleton=held_out["test"].skeleton,
-            clients=tuple(one.record for one in written),
-            held_out={split: record for split, (record, _) in splits.items()},
-            evaluation_sizes=tuple(str(size) for size in sizes),
-            smallest_size=str(sizes[-1]),
-            config=write_yaml(config),
-        )
-        write_index(folder, index)
-    left_out = {one.record.name: one.record.asked - one.record.people for one in written}
-    left_out |= {split: len(held_out[split]) - record.people for split, (record, _) in splits.items()}
-    held_out_bytes = {split: size for split, (_, size) in splits.items()}
-    notes = (*owned[0].notes, *picture_notes(owned, [held_out]))
-    return PreparedShards(output, index, tuple(written), held_out_bytes, left_out, notes)
-
-
-# --- the folder -----------------------------------------------------------------------------------------
-
-
-def check_output(output: Path, overwrite: bool) -> None:
-    """Raise InputError where the folder is in use; with `overwrite`, where it holds anything but shards."""
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise InputError(f"output {output} is a file; choose a folder")
-    names = [path.name for path in output.iterdir()]
-    if not names:
-        return
-    if not overwrite:
-        raise InputError(
-            f"output folder {output} is not empty; choose another --output, or add --overwrite to replace its shards"
-        )
-    if "index.json" not in names or any(name != "index.json" and not name.endswith(".parquet") for name in names):
-        raise InputError(
-            f"{output} holds other files than prepared shards, so --overwrite leaves it alone; choose another --output"
-        )
-
-
-@contextmanager
-def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary neighbour to write into; it takes the place of `output` at the end, or goes away on an error."""
-    from raf_ray.data.people import PictureError
-
-    place = output.resolve()
-    # In the nearest folder that exists: no empty parents stay behind, and a rename within one disk is atomic.
-    beside = next(parent for parent in place.parents if parent.exists())
-    temporary, old = (beside / f".{place.name}.{os.getpid()}.{kind}" for kind in ("new", "old"))
-    try:
-        temporary.mkdir()
-        yield temporary
-        check_output(output, overwrite)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if place.exists():
-            place.rename(old)
-        temporary.rename(place)
-    except PictureError as error:
-        raise InputError(f"{error}; repair it, or leave its people out with data.on_bad_image=skip") from error
-    except OSError as error:
-        raise InputError(f"cannot write to output folder {output}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not place.exists():
-            old.rename(place)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-# --- what is shown --------------------------------------------------------------------------------------
 
 
 def summary(prepared: PreparedShards) -> Any:

@@ -81,6 +81,6 @@ def scores(output: Path) -> dict[str, Any]:
 
 
 def trained(output: Path, trial: dict[str, Any]) -> list[int]:
-    """The rounds that a federation began to train, in order, over all its sittings."""
+    """The rounds that a federation began to train, in order, over all its sessions."""
     log = (output / trial["folder"] / "run.log").read_text(encoding="utf-8")
     return [int(line.split("training round ")[1].split()[0]) for line in log.splitlines() if "training round " in line]

@@ -17,7 +17,7 @@ from raf_ray.cli import run_command
 from raf_ray.data.people import People, PictureError
 from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.errors import InputError, RunError
-from raf_ray.prepare import prepare_shards
+from raf_ray.experiment.shards import prepare_shards
 from raf_ray.request.assembly import Prepared, client_spec, prepare
 from raf_ray.training.exchange import Down
 from tests.tiny import tiny

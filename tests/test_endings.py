@@ -25,7 +25,7 @@ from raf_ray.federation.events import Noted
 from raf_ray.report import figure, plots
 from raf_ray.request import assembly
 from raf_ray.runs import folder as run_folder
-from raf_ray.runs.folder import ROOM, RunFolder, RunLog
+from raf_ray.runs.folder import RESERVE, RunFolder, RunLog
 from tests.tiny import WORDS, tiny
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -208,16 +208,16 @@ def test_a_checkpoint_that_does_not_fit_is_told_in_a_sentence(tmp_path, small_di
         run_federation(tiny(ENGINE, "federation.rounds=1"), tmp_path / "run")
     assert results(tmp_path / "run")["status"] == "failed"
     assert results(tmp_path / "run")["error"] == str(error.value)
-    assert not (tmp_path / "run" / ROOM).exists()
+    assert not (tmp_path / "run" / RESERVE).exists()
 
 
 def test_room_is_kept_for_the_last_status(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
     folder.begin_results({"status": "running"})
-    assert (tmp_path / ROOM).stat().st_size >= 2**16
+    assert (tmp_path / RESERVE).stat().st_size >= 2**16
 
     def write_on_a_full_disk(path, values, write=run_folder.write_json):
-        if (tmp_path / ROOM).exists():
+        if (tmp_path / RESERVE).exists():
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, values)
 
@@ -227,7 +227,7 @@ def test_room_is_kept_for_the_last_status(tmp_path, monkeypatch):
 
 
 def test_a_kills_room_goes_with_the_run_that_is_replaced(tmp_path):
-    (tmp_path / ROOM).write_bytes(b"0")
+    (tmp_path / RESERVE).write_bytes(b"0")
     RunFolder(tmp_path).check_free(overwrite=True)
 
 

@@ -22,7 +22,7 @@ from raf_ray.data.people import People, PictureError
 from raf_ray.data.pictures import PictureFiles
 from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.errors import InputError
-from raf_ray.prepare import prepare_shards
+from raf_ray.experiment.shards import prepare_shards
 from raf_ray.request.assembly import prepare
 from raf_ray.request.people import load_held_out, load_splits
 from tests.tiny import tiny

@@ -19,7 +19,8 @@ import raf_ray.run
 from raf_ray.cli import run_command
 from raf_ray.config import load_config
 from raf_ray.data.prepared.index import read_index
-from raf_ray.prepare import prepare_shards, summary
+from raf_ray.experiment.shards import prepare_shards
+from raf_ray.prepare import summary
 
 SMALL = ["federation.clients=[high, low]", "data.people_per_client=3", "data.val_people=2", "data.test_people=2",
          "data.augment=true", "evaluation.resolutions=[64x48]"]  # fmt: skip

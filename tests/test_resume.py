@@ -102,12 +102,12 @@ def test_whatever_a_run_tells_is_equal_after_several_stops_and_changes_of_free_k
     expected = told(tmp_path / "whole")
     assert expected["results"]["status"] == "completed"
     assert sum(cost["bad_pictures"] for cost in expected["results"]["cost_by_tier"].values()) > 0
-    folder, sitting = tmp_path / "stopped", 0
+    folder, session = tmp_path / "stopped", 0
     while not (folder / "results.json").exists() or RunFolder(folder).results()["status"] != "completed":
-        own = prepared if sitting == 0 else assembly.prepare(config_of(*words, *FREE[sitting % len(FREE)]))
-        train(own, folder, stop_at=4 + 6 * sitting, resume=sitting > 0)
-        sitting += 1
-    assert sitting > 2
+        own = prepared if session == 0 else assembly.prepare(config_of(*words, *FREE[session % len(FREE)]))
+        train(own, folder, stop_at=4 + 6 * session, resume=session > 0)
+        session += 1
+    assert session > 2
     assert told(folder) == expected
 
 

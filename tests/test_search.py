@@ -186,15 +186,15 @@ def test_a_history_is_told_as_it_was_the_first_time(tmp_path, monkeypatch):
     run_prepared(prepare(config), folder.path, resume=False, overwrite=False, address=None, watchers=[reporter("a")])
     live = list(told)
     assert [metrics["round"] for metrics in live] == [1, 2, 3] and not any(m["replayed"] for m in live)
-    reporter("b").tell_history(3)
+    reporter("b").replay(3)
     assert [{**m, "replayed": False} for m in told[3:]] == live and all(m["replayed"] for m in told[3:])
-    reporter("b").tell_history(3)
-    assert len(told) == 6, "a trial that goes on in the same sitting tells nothing twice"
-    reporter("c").tell_history(2)
+    reporter("b").replay(3)
+    assert len(told) == 6, "a trial that goes on in the same session tells nothing twice"
+    reporter("c").replay(2)
     assert [m["round"] for m in told[6:]] == [1, 2]
     with open(folder / "scores.csv", "a") as file:
         file.write("2,val,128x9")  # as a power cut leaves it
-    reporter("d").tell_history(3)
+    reporter("d").replay(3)
     assert [m["round"] for m in told[8:]] == [1, 2]
 
 
@@ -211,7 +211,7 @@ def test_optuna_is_told_what_it_knew_and_then_draws_anew(tmp_path):
             result = {"score_mean": told["objective.alpha"], "training_iteration": 1}
             proposer.on_trial_result(str(name), result)
             proposer.on_trial_complete(str(name), result)
-        return [(e.number, e.hash) for e in ledger.entries]
+        return [(e.number, e.hash) for e in ledger.records]
 
     first = proposed(Proposer(search, ledger), 4)
     ledger = load_ledger(tmp_path, ["score_mean"], ["max"])
@@ -236,7 +236,7 @@ def test_a_repeated_draw_is_not_trained_again(tmp_path):
         told.append(one)
         result = {"score_mean": 0.5, "training_iteration": 1}
         proposer.on_trial_complete(str(len(told) - 1), result)
-        ledger.entries[-1].status, ledger.entries[-1].metrics = "finished", result
+        ledger.records[-1].status, ledger.records[-1].metrics = "finished", result
     assert sorted(one["objective.teacher"] for one in told) == ["highest", "previous"]
 
 
@@ -250,7 +250,7 @@ def test_a_proposal_that_differs_from_the_ledger_supersedes_it(tmp_path):
     proposer = Proposer(search, ledger)
     for name in "0123":
         proposer.suggest(name)
-    assert [e.status for e in ledger.entries] == ["superseded"] * 2 + ["pending"] * 4
+    assert [e.status for e in ledger.records] == ["superseded"] * 2 + ["pending"] * 4
     assert [e.params for e in ledger.shown] == list(search.planned)
 
 
@@ -282,7 +282,7 @@ def test_the_front_is_what_nobody_beats(tmp_path):
     for i, (score, seconds) in enumerate(rng.integers(0, 6, (30, 2)).tolist()):
         entry = ledger.add(str(i), {})
         entry.status, entry.metrics = "finished", {"score_mean": score, "seconds": seconds}
-    points = [(e.metrics["score_mean"], -e.metrics["seconds"]) for e in ledger.entries]
+    points = [(e.metrics["score_mean"], -e.metrics["seconds"]) for e in ledger.records]
     alone = {i for i, p in enumerate(points) if not any(q[0] >= p[0] and q[1] >= p[1] and q != p for q in points)}
     assert {e.number for e in ledger.front()} == alone
     assert ledger.best().metrics["score_mean"] == max(p[0] for p in points) and ledger.best() in ledger.front()
@@ -341,18 +341,18 @@ def test_three_clients_of_a_third_of_a_gpu_fit_one():
 def test_shared_pixels_are_made_once_and_train_to_the_same_bits(ray_cluster, tmp_path):
     import ray
 
-    from raf_ray.search.shared_data import ShelfActor, shared_load, with_shared_pixels
+    from raf_ray.search.shared_data import SharedDataActor, shared_load, with_shared_pixels
 
-    shelf = ShelfActor.remote()
+    shared_data = SharedDataActor.remote()
     search = check_search("tiny", BASE)
     results = []
     for number, params in enumerate(search.planned[:2]):
         config = search.trial_config(params)
         plain = run_federation(config, tmp_path / f"plain{number}").by_resolution
-        request = with_shared_pixels(shelf, prepare(config, load=partial(shared_load, shelf)))
+        request = with_shared_pixels(shared_data, prepare(config, load=partial(shared_load, shared_data)))
         run_prepared(request, tmp_path / f"shared{number}", resume=False, overwrite=False, address=None, watchers=[])
         assert json.loads((tmp_path / f"shared{number}" / "results.json").read_text())["by_resolution"] == plain
-        results.append(ray.get(shelf.made.remote()))
+        results.append(ray.get(shared_data.made.remote()))
     # Once for both: the people; three clients' pixels; val at 128x96, 96x72 and 64x48.
     assert results == [7, 7]
 
@@ -390,11 +390,11 @@ def test_another_search_is_not_resumed(tmp_path):
 
     _make_folder(prepare_search(search, output, resume=False, overwrite=False))
     (output / "trials.json").unlink()  # as a kill between the two files leaves it
-    assert prepare_search(search, output, resume=True, overwrite=False).ledger.entries == []
+    assert prepare_search(search, output, resume=True, overwrite=False).ledger.records == []
     with pytest.raises(InputError, match=r"is not empty; choose another --output, or add --resume"):
         prepare_search(search, output, resume=False, overwrite=False)
     more = check_search("tiny", asked(num_samples=9, max_concurrent_trials=1))
-    assert prepare_search(more, output, resume=True, overwrite=False).ledger.entries == []
+    assert prepare_search(more, output, resume=True, overwrite=False).ledger.records == []
     changed = asked(param_space={"objective.alpha": {"uniform": [0.2, 0.8]}})
     with pytest.raises(
         InputError, match=r"with another search: param_space.objective.alpha.uniform was \[0.2, 0.9\], now"
@@ -472,9 +472,9 @@ def test_asha_stops_federations_of_actors_which_then_are_gone(ray_cluster, tmp_p
         request, address=None, say=print, warn=print,
         display=partial(SearchDisplay, Console(file=text, width=160), 3, search.metrics),
     )  # fmt: skip
-    statuses = [(e.status, e.round) for e in answer.ledger.entries]
+    statuses = [(e.status, e.round) for e in answer.ledger.records]
     assert statuses[0] == ("finished", 3) and ("stopped", 1) in statuses
-    stopped = next(e for e in answer.ledger.entries if e.status == "stopped")
+    stopped = next(e for e in answer.ledger.records if e.status == "stopped")
     assert answer.ledger.folder_of(stopped).results()["status"] == "stopped"
     from mlflow import MlflowClient
 
@@ -482,7 +482,7 @@ def test_asha_stops_federations_of_actors_which_then_are_gone(ray_cluster, tmp_p
     runs = client.search_runs([client.get_experiment_by_name("raf-ray").experiment_id])
     states = {run.info.run_name: run.info.status for run in runs}
     wanted = {"finished": "FINISHED", "stopped": "KILLED"}
-    assert states == {"tiny": "FINISHED", **{e.name: wanted[e.status] for e in answer.ledger.entries}}
+    assert states == {"tiny": "FINISHED", **{e.name: wanted[e.status] for e in answer.ledger.records}}
     parent = next(run.info.run_id for run in runs if run.info.run_name == "tiny")
     assert {run.data.tags.get("mlflow.parentRunId") for run in runs if run.info.run_id != parent} == {parent}
     clients = [a for a in ray._private.state.actors().values() if "Client" in str(a) and a["State"] == "ALIVE"]

@@ -105,7 +105,7 @@ def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(tmp_path, undist
 
 @pytest.mark.slow
 def test_time_that_is_up_loses_nothing(tmp_path, undisturbed):
-    """The first sitting may or may not finish a trial; the second, with no limit, has all."""
+    """The first session may or may not finish a trial; the second, with no limit, has all."""
     words = (str(search_file(tmp_path)), "--output", str(tmp_path / "out"))
     process = start(*words, "time_budget_s=15")
     told, _ = process.communicate(timeout=300)

@@ -26,7 +26,7 @@ from raf_ray.data.skeletons import LSP14, MPII16
 from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.errors import InputError, RunError
 from raf_ray.experiment.run import Results, run_federation
-from raf_ray.prepare import prepare_shards
+from raf_ray.experiment.shards import prepare_shards
 from raf_ray.request.people import load_data
 from raf_ray.request.plans import plan_clients
 from raf_ray.resolution import Size

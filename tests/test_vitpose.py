@@ -16,7 +16,7 @@ from raf_ray.models.vitpose import (
     Attention,
     Block,
     GlobalPosition,
-    Size,
+    Scale,
     ViTPose,
     ViTPoseConfig,
     build_vitpose,
@@ -198,7 +198,7 @@ def classifier_to_backbone(published: int, dim: int, depth: int, heads: int) -> 
         ("large", ViT_L_16_Weights.IMAGENET1K_V1.meta["num_params"]),
     ],
 )
-def test_backbones_have_the_published_number_of_parameters(size: Size, published: int) -> None:
+def test_backbones_have_the_published_number_of_parameters(size: Scale, published: int) -> None:
     with torch.device("meta"):
         model = build_vitpose(size, num_joints=17)
     config = SIZES[size]
@@ -207,7 +207,7 @@ def test_backbones_have_the_published_number_of_parameters(size: Size, published
 
 
 @pytest.mark.parametrize(("size", "millions"), [("small", 24), ("base", 90), ("large", 308), ("huge", 637)])
-def test_the_meta_device_gives_shapes_without_memory(size: Size, millions: int) -> None:
+def test_the_meta_device_gives_shapes_without_memory(size: Scale, millions: int) -> None:
     with torch.device("meta"):
         model = build_vitpose(size, num_joints=17)
         assert model(torch.empty(2, 3, 256, 192)).shape == (2, 17, 64, 48)

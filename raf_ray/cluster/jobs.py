@@ -108,7 +108,7 @@ def submit(module: str, words: Sequence[str], dashboard: str, kind: str, say: Ca
         environment = {"working_dir": packed, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
         with _errors_of(dashboard):
             _when_ready(partial(client.submit_job, entrypoint=entrypoint, submission_id=job, runtime_env=environment))
-    log = Log(client, job)
+    log = JobLog(client, job)
     try:
         say(f"Job {job} on {masked_in(dashboard)}; results will lie on the head node in {where}; Ctrl-C stops the job")
         ended = log.follow()
@@ -206,7 +206,7 @@ def _when_ready(submit_job: Callable[[], str]) -> None:
         time.sleep(RETRY_SECONDS)
 
 
-class Log:
+class JobLog:
     """A job's log on this terminal, each character once."""
 
     def __init__(self, client: Any, job: str) -> None:

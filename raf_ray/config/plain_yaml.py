@@ -42,7 +42,7 @@ def read(text: str) -> Any:
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # an anchor may be set anew
             node = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
-        raise NotPlain(f"is not valid YAML: {_told(error)}") from error
+        raise NotPlain(f"is not valid YAML: {_in_words(error)}") from error
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise NotPlain(
@@ -162,7 +162,7 @@ def _wrong(node: Node, place: tuple[str, ...], what: str) -> NotPlain:
     return NotPlain(what, node.start_mark.line + 1, shown(".".join(place))[1:-1])
 
 
-def _told(error: MarkedYAMLError) -> str:
+def _in_words(error: MarkedYAMLError) -> str:
     words = ", ".join(" ".join(str(part).split()) for part in (error.context, error.problem) if part)
     mark = error.problem_mark or error.context_mark
     place = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"

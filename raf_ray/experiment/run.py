@@ -213,7 +213,7 @@ def _checked(events: Generator[Event], folder: RunFolder) -> Generator[Event]:
     try:
         yield from events
     except OSError as error:
-        raise RunError(folder.told(error)) from error
+        raise RunError(folder.sentence(error)) from error
 
 
 def _draw(

@@ -85,7 +85,7 @@ class Federation:
                 yield self._fail(str(error), "failed")
             elif isinstance(error, OSError):
                 log.exception("cannot write")
-                yield self._fail(self.folder.told(error), "failed")
+                yield self._fail(self.folder.sentence(error), "failed")
             else:
                 log.exception("unexpected error")
                 yield self._fail(f"unexpected {type(error).__name__}: {error} (see run.log)", "failed")

@@ -29,7 +29,7 @@ from torchvision.ops import StochasticDepth
 
 from raf_ray.models.deconv_head import HEATMAP_STRIDE, DeconvHead, check_image_size
 
-Size = Literal["small", "base", "large", "huge"]
+Scale = Literal["small", "base", "large", "huge"]
 
 NAMES = ("vitpose_small", "vitpose_base", "vitpose_large", "vitpose_huge")
 
@@ -73,7 +73,7 @@ class ViTPoseConfig:
 # Widths, depths, heads and drop path: the official ViTPose configs (ViTPose_{size}_coco_256x192). One
 # exception: those give the small model drop path 0.3 as well; 0.1 is what MMPose's config of the same model
 # trains with.
-SIZES: dict[Size, ViTPoseConfig] = {
+SIZES: dict[Scale, ViTPoseConfig] = {
     "small": ViTPoseConfig(dim=384, depth=12, heads=12, drop_path=0.1),
     "base": ViTPoseConfig(dim=768, depth=12, heads=12, drop_path=0.3),
     "large": ViTPoseConfig(dim=1024, depth=24, heads=16, drop_path=0.5),
@@ -81,7 +81,7 @@ SIZES: dict[Size, ViTPoseConfig] = {
 }
 
 
-def build_vitpose(size: Size, num_joints: int) -> ViTPose:
+def build_vitpose(size: Scale, num_joints: int) -> ViTPose:
     """A ViTPose of a published size, freshly initialised; `with torch.device("meta")` for its shapes alone.
 
     Raises:

@@ -15,11 +15,11 @@ from rich.text import Text
 
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
-from raf_ray.files import read_json, read_text
+from raf_ray.files import read_json
 from raf_ray.metrics import title_of
 from raf_ray.report.search import unbeaten
 from raf_ray.runs.folder import RunFolder
-from raf_ray.runs.tables import check_cells, rows_of
+from raf_ray.runs.tables import Scoring
 
 RECENT_ROUNDS = 5
 """What is left is told from so many rounds."""
@@ -54,8 +54,8 @@ class RunStatus:
     """Of the whole run."""
     rows: tuple[dict[str, str], ...]
     """Whole lines of rounds.csv"""
-    scores: tuple[dict[str, str], ...]
-    """Whole lines of scores.csv"""
+    scores: tuple[Scoring, ...]
+    """Of whole lines of scores.csv"""
     silent_seconds: float
     """Since the driver's log, results or config were written."""
 
@@ -75,15 +75,9 @@ class RunStatus:
         recent = [float(row["seconds"]) for row in self.rows[-RECENT_ROUNDS:]]
         return (self.rounds - self.round) * sum(recent) / len(recent)
 
-    def latest_scores(self) -> dict[str, tuple[int, str, dict[str, float]]]:
-        """Split -> (round, metric, size -> score) of its newest scoring."""
-        latest: dict[str, tuple[int, str, dict[str, float]]] = {}
-        for row in self.scores:
-            done = int(row["round"])
-            if row["split"] not in latest or latest[row["split"]][0] < done:
-                latest[row["split"]] = (done, row["metric"], {})
-            latest[row["split"]][2][row["resolution"]] = float(row["value"])
-        return latest
+    def latest_scores(self) -> dict[str, Scoring]:
+        """Split -> its newest scoring."""
+        return {one.split: one for one in sorted(self.scores, key=lambda one: one.round)}
 
 
 def read_run(folder: Path, name: str = "") -> RunStatus:
@@ -101,8 +95,8 @@ def read_run(folder: Path, name: str = "") -> RunStatus:
         status=status,
         error=error,
         rounds=config.federation.rounds,
-        rows=_whole_rows(folder / "rounds.csv"),
-        scores=_whole_rows(folder / "scores.csv"),
+        rows=tuple(RunFolder(folder).read_rows("rounds.csv")),
+        scores=tuple(RunFolder(folder).scores()),
         silent_seconds=silent,
     )
 
@@ -242,40 +236,30 @@ def _terms(row: Mapping[str, str]) -> str:
     return "  ".join(told)
 
 
-def _scores_table(latest: Mapping[str, tuple[int, str, dict[str, float]]]) -> Table:
-    metric = next(iter(latest.values()))[1]
-    sizes = list(dict.fromkeys(size for _, _, scores in reversed(list(latest.values())) for size in scores))
+def _scores_table(latest: Mapping[str, Scoring]) -> Table:
+    newest = list(latest.values())
+    metric = newest[0].metric
+    sizes = list(dict.fromkeys(size for one in reversed(newest) for size in one.by_resolution))
     table = Table(title=f"{title_of(metric)} (%)", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("newest", no_wrap=True)
     for size in sizes:
         table.add_column(size, justify="right", no_wrap=True)
-    for split, (done, own_metric, scores) in latest.items():
-        name = "" if own_metric == metric else f", {title_of(own_metric)}"
-        table.add_row(f"{split}, round {done}{name}", *(_points(scores.get(size)) for size in sizes))
+    for one in newest:
+        name = "" if one.metric == metric else f", {title_of(one.metric)}"
+        table.add_row(f"{one.split}, round {one.round}{name}", *(_points(one.by_resolution.get(s)) for s in sizes))
     return table
 
 
 def _mean_score(run: RunStatus) -> str:
-    latest = run.latest_scores()
+    latest = list(run.latest_scores().values())
     if not latest:
         return "-"
-    split, (done, _, scores) = list(latest.items())[-1]
-    known = [value for value in scores.values() if value == value]
-    return f"{100 * sum(known) / len(known):.1f} {split}, round {done}" if known else "-"
+    known = [value for value in latest[-1].by_resolution.values() if value == value]
+    return f"{100 * sum(known) / len(known):.1f} {latest[-1].split}, round {latest[-1].round}" if known else "-"
 
 
 def _points(value: float | None) -> str:
     return "-" if value is None or value != value else f"{100 * value:.1f}"
-
-
-def _whole_rows(path: Path) -> tuple[dict[str, str], ...]:
-    """The lines of a CSV file that are written to their end. Raises InputError where they are damaged."""
-    if not path.exists():
-        return ()
-    text = read_text(path, "table")
-    rows = rows_of(path, text[: text.rfind("\n") + 1].splitlines())
-    check_cells(path, rows)
-    return tuple(rows)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from raf_ray.errors import InputError
 from raf_ray.runs.checkpoint import Checkpoint, not_this_run, read_checkpoint, write_checkpoint
 from raf_ray.runs.memories import MemoryFiles
-from raf_ray.runs.tables import RESTORE, check_cells, lines_until, rows_of
+from raf_ray.runs.output import check_free, writing_to
+from raf_ray.runs.tables import RESTORE, Scoring, check_cells, lines_until, rows_of, scorings, whole_rows
 from raf_ray.files import read_json, read_text, write_json, write_text
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ FILES = ("config.yaml", "results.json", "rounds.csv", "scores.csv", "model.pt", 
 CLIENTS = "clients"
 """Folder of what clients keep between rounds, where a method or a kept optimiser has them keep anything."""
 
-ROOM = ".results.room.bin"
+RESERVE = ".results.room.bin"
 """While a run goes on, bytes that are given up for the last results.json where its disk is full."""
-ROOM_BYTES = 64 * 2**10
+RESERVE_BYTES = 64 * 2**10
 
 TRACES = re.compile(r"\.?trace-.+-round-\d+(\.\d+)?\.json")
 """Profiler traces and their temporary neighbours; see `raf_ray.training.tracing`."""
@@ -74,7 +75,7 @@ class RunFolder:
     def memories(self) -> MemoryFiles:
         return MemoryFiles(self / CLIENTS)
 
-    def told(self, error: OSError) -> str:
+    def sentence(self, error: OSError) -> str:
         """A sentence about what could not be written, or read elsewhere."""
         why = error.strerror or str(error)
         named = os.fspath(error.filename) if isinstance(error.filename, str | os.PathLike) else None
@@ -84,23 +85,12 @@ class RunFolder:
 
     def check_free(self, overwrite: bool) -> None:
         """Raise InputError where the folder is in use; with `overwrite`, where what it holds is no run."""
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise InputError(f"output {self.path} is a file; choose a folder")
-        if not any(self.path.iterdir()):
-            return
-        if not overwrite:
-            raise InputError(
-                f"output folder {self.path} is not empty; choose another --output, or add --resume to go on "
-                "with its run or --overwrite to replace it"
-            )
-        foreign = sorted(path.name for path in self.path.iterdir() if not _is_ours(path.name))
-        if foreign:
-            raise InputError(
-                f"{self.path} holds what no run wrote ({foreign[0]}), so --overwrite leaves it alone; "
-                "choose another --output"
-            )
+
+        def foreign(names: list[str]) -> str | None:
+            others = [name for name in names if not _is_ours(name)]
+            return f"what no run wrote ({others[0]})" if others else None
+
+        check_free(self.path, "run", overwrite=overwrite, foreign=foreign)
 
     def create(self, config_yaml: str, overwrite: bool) -> None:
         """Make the folder with its config, in place of an earlier run's with `overwrite`.
@@ -109,14 +99,12 @@ class RunFolder:
             InputError: the folder is in use or cannot be written.
         """
         self.check_free(overwrite)
-        try:
+        with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self.memories.keep_only({})
             for path in self.path.iterdir():
                 path.unlink()
             write_text(self / "config.yaml", config_yaml)
-        except OSError as error:
-            raise InputError(f"cannot write to output folder {self.path}: {error.strerror}") from error
 
     @contextmanager
     def logged(self) -> Iterator[None]:
@@ -178,11 +166,12 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def read_rows(self, name: str) -> list[dict[str, str]]:
-        """The rows of a CSV file; none where it is missing. Raises InputError where it is no text."""
-        path = self / name
-        if not path.exists():
-            return []
-        return rows_of(path, read_text(path, "table").splitlines(keepends=True))
+        """The whole rows of rounds.csv or scores.csv; none where it is missing. Raises InputError for damage."""
+        return whole_rows(self / name)
+
+    def scores(self) -> list[Scoring]:
+        """The scorings in scores.csv, in order."""
+        return scorings(self.read_rows("scores.csv"))
 
     def cut_rows_after(self, name: str, last_round: int) -> None:
         """Drop the rows of rounds after `last_round` (and a half-written last line)."""
@@ -221,8 +210,8 @@ class RunFolder:
     def begin_results(self, values: Mapping[str, Any]) -> None:
         """results.json of a run that begins or goes on, and room for its last one."""
         write_json(self / "results.json", values)
-        size = 2 * (self / "results.json").stat().st_size + ROOM_BYTES
-        (self / ROOM).write_bytes(os.urandom(size))
+        size = 2 * (self / "results.json").stat().st_size + RESERVE_BYTES
+        (self / RESERVE).write_bytes(os.urandom(size))
 
     def start_again(self) -> None:
         """results.json of a run that goes on says so before its driver is there."""
@@ -232,7 +221,7 @@ class RunFolder:
 
     def end_results(self, values: Mapping[str, Any]) -> None:
         """The last results.json of a run, for which a full disk has room."""
-        (self / ROOM).unlink(missing_ok=True)
+        (self / RESERVE).unlink(missing_ok=True)
         write_json(self / "results.json", values)
 
     def mark_ended(self, status: str, cause: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raf_ray.errors import InputError
+from raf_ray.files import read_text
 
 RESTORE = "put back the one that the run wrote, or start again with --overwrite"
 
@@ -33,6 +35,40 @@ def rows_of(path: Path, lines: Iterable[str]) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
     except csv.Error as error:
         raise InputError(f"{path} is damaged ({error}); {RESTORE}") from error
+
+
+def whole_rows(path: Path) -> list[dict[str, str]]:
+    """The lines that are written to their end, while a run goes on or after a power cut; none where there is no file.
+
+    Raises InputError where they are damaged.
+    """
+    if not path.exists():
+        return []
+    text = read_text(path, "table")
+    rows = rows_of(path, text[: text.rfind("\n") + 1].splitlines(keepends=True))
+    check_cells(path, rows)
+    return rows
+
+
+@dataclass
+class Scoring:
+    """One scoring of one split, of several rows of scores.csv."""
+
+    round: int
+    split: str
+    metric: str
+    by_resolution: dict[str, float]
+    """Size -> score in [0, 1]"""
+
+
+def scorings(rows: Iterable[Mapping[str, str]]) -> list[Scoring]:
+    """The rows of scores.csv put together again, in order."""
+    found: dict[tuple[str, str], Scoring] = {}
+    for row in rows:
+        key = (row["round"], row["split"])
+        one = found.setdefault(key, Scoring(int(row["round"]), row["split"], row["metric"], {}))
+        one.by_resolution[row["resolution"]] = float(row["value"])
+    return list(found.values())
 
 
 def check_cells(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -26,11 +26,11 @@ from raf_ray.report.search import (
     short_key,
 )
 from raf_ray.saved import load_run, scorer_of_run
-from raf_ray.search.ledger import Entry, Ledger
+from raf_ray.search.ledger import Ledger, TrialRecord
 from raf_ray.search.spec import COSTS, Search
 
 
-def score_winner(output: Path, ledger: Ledger, best: Entry) -> dict[str, Any]:
+def score_winner(output: Path, ledger: Ledger, best: TrialRecord) -> dict[str, Any]:
     """The winner's scores on `test`; kept in test.json, so that the test people are looked at once."""
     path = output / "test.json"
     if path.is_file():
@@ -69,8 +69,8 @@ def write_answer(
         "metric": search.metrics,
         "mode": search.modes,
         "best": {"trial": best.number, "params": best.params, "val": best.metrics, "test": test},
-        "front": [entry.number for entry in ledger.front()],
-        "trials": {status: sum(e.status == status for e in ledger.entries) for status in
+        "front": [record.number for record in ledger.front()],
+        "trials": {status: sum(e.status == status for e in ledger.records) for status in
                    ("finished", "stopped", "interrupted", "failed", "superseded")},
         "importance": {key: mean for key, (mean, _) in shares.items()},
         "seconds": seconds,
@@ -99,12 +99,12 @@ def _facts(search: Search, values: dict[str, Any], seconds: float) -> dict[str, 
         "searched for": f"{goal}, on val",
         "by": f"{config.search_alg}, scheduler {config.scheduler}, seed {config.seed}",
         "trials": counts,
-        "this sitting": f"{seconds:.0f} s",
+        "this session": f"{seconds:.0f} s",
         "federation": f"{search.base_config().federation.rounds} rounds, seed {search.base_config().seed}",
     }
 
 
-def _winner_part(best: Entry, test: dict[str, Any]) -> Part:
+def _winner_part(best: TrialRecord, test: dict[str, Any]) -> Part:
     scored = [s for s, value in test["by_resolution"].items() if value is not None and f"score/{s}" in best.metrics]
     metric = title_of(test["metric"])
     return Part(
@@ -140,7 +140,7 @@ def _trial_parts(
             parts.append(Part(title, text=text, picture=output / name))
 
     if len(search.metrics) > 1:
-        picture("Pareto front", "pareto.png", draw_pareto, rows, [entry.number for entry in ledger.front()],
+        picture("Pareto front", "pareto.png", draw_pareto, rows, [record.number for record in ledger.front()],
                 search.metrics)  # fmt: skip
     picture("All trials", "parallel.png", draw_parallel, rows, first, text="Dark lines score better.")
     if shares:

@@ -24,7 +24,7 @@ Status = Literal["pending", "running", "finished", "stopped", "interrupted", "fa
 
 
 @dataclass
-class Entry:
+class TrialRecord:
     """One trial."""
 
     number: int
@@ -56,52 +56,52 @@ class Ledger:
     output: Path
     metrics: Sequence[str]
     modes: Sequence[str]
-    entries: list[Entry] = field(default_factory=list)
+    records: list[TrialRecord] = field(default_factory=list)
 
-    def add(self, config_hash: str, params: Params) -> Entry:
+    def add(self, config_hash: str, params: Params) -> TrialRecord:
         """A new trial."""
-        entry = Entry(len(self.entries), config_hash, params)
-        self.entries.append(entry)
+        record = TrialRecord(len(self.records), config_hash, params)
+        self.records.append(record)
         self.save()
-        return entry
+        return record
 
     def save(self) -> None:
-        trials = [{**asdict(e), "folder": e.folder} for e in self.entries]
+        trials = [{**asdict(e), "folder": e.folder} for e in self.records]
         write_json(
             self.output / FILE, {"metric": list(self.metrics), "mode": list(self.modes), "trials": _no_nan(trials)}
         )
 
     def interrupt(self) -> None:
         """The search ends: what still ran can go on after a resume."""
-        for entry in self.entries:
-            if entry.status in ("pending", "running"):
-                entry.status = "interrupted"
-                self.folder_of(entry).mark_ended("interrupted", f"the search ended after round {entry.round}")
+        for record in self.records:
+            if record.status in ("pending", "running"):
+                record.status = "interrupted"
+                self.folder_of(record).mark_ended("interrupted", f"the search ended after round {record.round}")
         self.save()
 
-    def folder_of(self, entry: Entry) -> RunFolder:
-        return RunFolder(self.output / entry.folder)
+    def folder_of(self, record: TrialRecord) -> RunFolder:
+        return RunFolder(self.output / record.folder)
 
     @property
-    def shown(self) -> list[Entry]:
+    def shown(self) -> list[TrialRecord]:
         """The trials that anybody sees."""
-        return [e for e in self.entries if e.status != "superseded"]
+        return [e for e in self.records if e.status != "superseded"]
 
-    def finished(self) -> list[Entry]:
-        return [e for e in self.entries if e.status == "finished"]
+    def finished(self) -> list[TrialRecord]:
+        return [e for e in self.records if e.status == "finished"]
 
-    def best(self) -> Entry | None:
+    def best(self) -> TrialRecord | None:
         """The finished trial that leads by the first metric; of equals the one that no other beats."""
         front = self.front()
         return front[0] if front else None
 
-    def ranked(self, entries: Sequence[Entry]) -> list[Entry]:
+    def ranked(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Best first, by the first metric; the lower number where equal."""
         sign = -1 if self.modes[0] == "max" else 1
-        scored = [e for e in entries if self.metrics[0] in e.metrics]
+        scored = [e for e in records if self.metrics[0] in e.metrics]
         return sorted(scored, key=lambda e: (sign * e.metrics[self.metrics[0]], e.number))
 
-    def front(self) -> list[Entry]:
+    def front(self) -> list[TrialRecord]:
         """The finished trials that no other beats, best by the first metric first."""
         ranked = self.ranked(self.finished())
         return [ranked[i] for i in unbeaten([[e.metrics[name] for name in self.metrics] for e in ranked], self.modes)]
@@ -114,12 +114,12 @@ def load_ledger(output: Path, metrics: Sequence[str], modes: Sequence[str]) -> L
         return Ledger(output, metrics, modes)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        entries = [Entry(**{k: v for k, v in trial.items() if k != "folder"}) for trial in values["trials"]]
+        records = [TrialRecord(**{k: v for k, v in trial.items() if k != "folder"}) for trial in values["trials"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}: {error}); it is no search's, or damaged"
         ) from error
-    return Ledger(output, values["metric"], values["mode"], entries)
+    return Ledger(output, values["metric"], values["mode"], records)
 
 
 def _no_nan(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raf_ray.config.loading import config_hash
-from raf_ray.search.ledger import Entry, Ledger
+from raf_ray.search.ledger import Ledger, TrialRecord
 from raf_ray.search.space import Params, relabel, unlabel
 from raf_ray.search.spec import Search
 
@@ -29,12 +29,12 @@ class Proposer(Searcher):  # type: ignore[misc]
         self._search = search
         self._ledger = ledger
         self._proposed = 0
-        self._optuna = _optuna(search, [e.params for e in ledger.entries]) if search.planned is None else None
-        self._told = len(ledger.entries)
-        """Trials of earlier sittings."""
+        self._optuna = _optuna(search, [e.params for e in ledger.records]) if search.planned is None else None
+        self._earlier = len(ledger.records)
+        """Trials of earlier sessions."""
         self._asked: dict[str, str] = {}
         """Tune's trial id -> Optuna's"""
-        self._entries: dict[str, Entry] = {}
+        self._records: dict[str, TrialRecord] = {}
 
     def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
         return True
@@ -43,12 +43,12 @@ class Proposer(Searcher):  # type: ignore[misc]
         params = self._next(trial_id)
         if params is None:
             return Searcher.FINISHED
-        entry = self._register(params)
-        self._entries[trial_id] = entry
-        return {"trial": entry.number, **relabel(self._search.space, params)}
+        record = self._register(params)
+        self._records[trial_id] = record
+        return {"trial": record.number, **relabel(self._search.space, params)}
 
-    def entry_of(self, trial_id: str) -> Entry:
-        return self._entries[trial_id]
+    def record_of(self, trial_id: str) -> TrialRecord:
+        return self._records[trial_id]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if self._optuna is not None and self._search.metrics[0] in result:
@@ -77,22 +77,22 @@ class Proposer(Searcher):  # type: ignore[misc]
             asked = f"{trial_id}.{attempt}"
             params = unlabel(self._search.space, self._optuna.suggest(asked))
             known = self._known(params)
-            if known is None or self._proposed < self._told:
+            if known is None or self._proposed < self._earlier:
                 self._asked[trial_id] = asked
                 return params
             # A repeat is not trained again: Optuna hears what came of the first, where that is known.
             self._optuna.on_trial_complete(asked, known.metrics if known.status == "finished" else None)
         return None
 
-    def _known(self, params: Params) -> Entry | None:
+    def _known(self, params: Params) -> TrialRecord | None:
         key = config_hash(self._search.trial_config(params))
-        return next((e for e in self._ledger.entries if e.hash == key and e.status != "superseded"), None)
+        return next((e for e in self._ledger.records if e.hash == key and e.status != "superseded"), None)
 
-    def _register(self, params: Params) -> Entry:
+    def _register(self, params: Params) -> TrialRecord:
         position, self._proposed = self._proposed, self._proposed + 1
         key = config_hash(self._search.trial_config(params))
-        if position < self._told:
-            known = self._ledger.entries[position]
+        if position < self._earlier:
+            known = self._ledger.records[position]
             if known.hash == key:
                 return known
             known.status, known.note = "superseded", "proposed with other values after a resume"

@@ -11,7 +11,7 @@ from ray.tune import Callback
 from raf_ray.errors import described
 from raf_ray.report.search import TrialRow
 from raf_ray.search.display import SearchDisplay
-from raf_ray.search.ledger import Entry, Ledger, Status
+from raf_ray.search.ledger import Ledger, Status, TrialRecord
 from raf_ray.search.proposer import Proposer
 from raf_ray.search.spec import METRICS, Search
 
@@ -31,55 +31,55 @@ class Recorder(Callback):  # type: ignore[misc]
         return {}  # Tune pickles its callbacks for a restore, which goes by the ledger here
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        if self._proposer.entry_of(trial.trial_id).status not in ENDED:  # it only tells what is known
+        if self._proposer.record_of(trial.trial_id).status not in ENDED:  # it only tells what is known
             self._set(trial, "running")
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        entry = self._proposer.entry_of(trial.trial_id)
-        if entry.status in ENDED and result["replayed"]:
+        record = self._proposer.record_of(trial.trial_id)
+        if record.status in ENDED and result["replayed"]:
             return
-        entry.round, entry.metrics = int(result["round"]), _reported(result)
+        record.round, record.metrics = int(result["round"]), _reported(result)
         self._ledger.save()
         if not result.get("replayed"):
-            self._show(entry)
+            self._show(record)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        entry = self._proposer.entry_of(trial.trial_id)
-        folder = self._ledger.folder_of(entry)
+        record = self._proposer.record_of(trial.trial_id)
+        folder = self._ledger.folder_of(record)
         if (folder.results() or {}).get("status") == "completed":
             self._set(trial, "finished")
         else:
-            folder.mark_ended("stopped", f"stopped after round {entry.round}: others did better")
+            folder.mark_ended("stopped", f"stopped after round {record.round}: others did better")
             self._set(trial, "stopped")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        folder = self._ledger.folder_of(self._proposer.entry_of(trial.trial_id))
+        folder = self._ledger.folder_of(self._proposer.record_of(trial.trial_id))
         folder.mark_ended("failed", _last_line(trial))
         self._set(trial, "failed", str((folder.results() or {}).get("error") or _last_line(trial)))
 
-    def _show(self, entry: Entry) -> None:
+    def _show(self, record: TrialRecord) -> None:
         """What fails here is said once, and the search goes on unseen: a callback that raises would end it."""
         if self._display is None:
             return
         try:
-            self._display.see(row_of(self._search, entry))
+            self._display.see(row_of(self._search, record))
         except Exception as error:  # of the terminal's library
             self._display = None
             log.warning("the search is no longer shown (%s), and goes on", described(error))
 
     def _set(self, trial: Any, status: Status, note: str = "") -> None:
-        entry = self._proposer.entry_of(trial.trial_id)
-        if (entry.status, entry.note) == (status, note):
+        record = self._proposer.record_of(trial.trial_id)
+        if (record.status, record.note) == (status, note):
             return
-        entry.status, entry.note = status, note
+        record.status, record.note = status, note
         self._ledger.save()
-        self._show(entry)
+        self._show(record)
 
 
-def row_of(search: Search, entry: Entry) -> TrialRow:
+def row_of(search: Search, record: TrialRecord) -> TrialRow:
     """A trial as the display shows it."""
-    rounds = search.rounds_of(entry.params)
-    return TrialRow(entry.number, entry.status, entry.round, rounds, entry.metrics, entry.params, entry.note)
+    rounds = search.rounds_of(record.params)
+    return TrialRow(record.number, record.status, record.round, rounds, record.metrics, record.params, record.note)
 
 
 def _reported(result: Mapping[str, Any]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from raf_ray.resolution import Size
 from raf_ray.training.spec import ClientData, ClientPlan
 
 
-class Shelf:
+class SharedData:
     """Keeps what was made under a key; a thin actor, so that it outlives the trial that asked first."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Shelf:
         self._uri: str | None = None
 
     def __repr__(self) -> str:
-        return "shelf"
+        return "shared_data"
 
     def reference(self, key: str, make: Callable[[], Any]) -> list[Any]:
         """[reference] to what `make` returns; made when a key is first asked for, by one thread a key."""
@@ -58,31 +58,31 @@ class Shelf:
         return self._uri
 
 
-ShelfActor: Any = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=8)(Shelf)
+SharedDataActor: Any = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=8)(SharedData)
 """Threads: reading and cutting pictures runs outside Python's lock."""
 
 
-def take(shelf: Any, key: str, make: Callable[[], Any]) -> Any:
-    """What is on the shelf under `key`; numpy arrays in it are read-only views of the node's store."""
-    return ray.get(ray.get(shelf.reference.remote(key, make))[0])
+def take(shared_data: Any, key: str, make: Callable[[], Any]) -> Any:
+    """What is among the shared data under `key`; numpy arrays in it are read-only views of the node's store."""
+    return ray.get(ray.get(shared_data.reference.remote(key, make))[0])
 
 
-def uri_of(shelf: Any) -> str | None:
-    """What the shelf keeps for MLflow."""
-    return ray.get(shelf.uri.remote())
+def uri_of(shared_data: Any) -> str | None:
+    """What the shared data keep for MLflow."""
+    return ray.get(shared_data.uri.remote())
 
 
 def shared_load(
-    shelf: Any, config: Config, plans: Sequence[ClientPlan], splits: Sequence[Split]
+    shared_data: Any, config: Config, plans: Sequence[ClientPlan], splits: Sequence[Split]
 ) -> tuple[tuple[ClientData, ...], dict[str, People]]:
     """`load_data`, once for all trials with the same people."""
     key = _key("people", _data_of(config), [(plan.name, str(plan.size)) for plan in plans], list(splits),
                config.evaluation.resolutions)  # fmt: skip
-    return take(shelf, key, partial(load_data, config, plans, splits))
+    return take(shared_data, key, partial(load_data, config, plans, splits))
 
 
-def with_shared_pixels(shelf: Any, prepared: Prepared) -> Prepared:
-    """The same request, whose clients and evaluator take their patches from the shelf.
+def with_shared_pixels(shared_data: Any, prepared: Prepared) -> Prepared:
+    """The same request, whose clients and evaluator take their patches from the shared data.
 
     A shard that `data.cache_mb` does not hold stays as it was: read piece by piece.
     """
@@ -94,14 +94,14 @@ def with_shared_pixels(shelf: Any, prepared: Prepared) -> Prepared:
         if _fits(own.count, plan.size, margins, config.data.cache_mb):
             key = _key("shard", _data_of(config), owners, plan.name)
             make = partial(_pack_client, own, plan.size, margins, config.data.on_bad_image)
-            own = replace(own, people=None, open_shard=partial(_open, shelf, key, make, config.data.cache_mb))
+            own = replace(own, people=None, open_shard=partial(_open, shared_data, key, make, config.data.cache_mb))
         data.append(own)
-    cut = partial(_cut_shared, shelf, config.data.on_bad_image, json.dumps(_data_of(config)))
+    cut = partial(_cut_shared, shared_data, config.data.on_bad_image, json.dumps(_data_of(config)))
     return replace(prepared, data=tuple(data), cut=cut)
 
 
-def _open(shelf: Any, key: str, make: Callable[[], PackedShard], cache_mb: float) -> Shard:
-    return take(shelf, key, make).unpack(cache_mb)
+def _open(shared_data: Any, key: str, make: Callable[[], PackedShard], cache_mb: float) -> Shard:
+    return take(shared_data, key, make).unpack(cache_mb)
 
 
 def _pack_client(own: ClientData, size: Size, margins: Margins, on_bad_image: Any) -> PackedShard:
@@ -112,14 +112,14 @@ def _pack_client(own: ClientData, size: Size, margins: Margins, on_bad_image: An
 
 
 def _cut_shared(
-    shelf: Any, on_bad_image: Any, source: str, people: People, size: Size, margins: Margins, cache_mb: float
+    shared_data: Any, on_bad_image: Any, source: str, people: People, size: Size, margins: Margins, cache_mb: float
 ) -> Shard:
-    """`cut_shard` of held-out people, from the shelf."""
+    """`cut_shard` of held-out people, from the shared data."""
     if not _fits(len(people), size, margins, cache_mb):
         return cut_shard(people, size, margins, cache_mb)
     labels = hashlib.sha256(people.person_id.tobytes() + people.centre.tobytes() + people.box.tobytes()).hexdigest()
     make = partial(_pack_people, people, size, margins, on_bad_image)
-    return take(shelf, _key("held out", source, labels, str(size)), make).unpack(cache_mb)
+    return take(shared_data, _key("held out", source, labels, str(size)), make).unpack(cache_mb)
 
 
 def _pack_people(people: People, size: Size, margins: Margins, on_bad_image: Any) -> PackedShard:

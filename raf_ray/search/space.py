@@ -48,11 +48,11 @@ class Domain:
             return getattr(tune, self.kind)(*self.args)
         return getattr(tune, self.kind)([label(value) for value in self.args])
 
-    def value_of(self, told: Any) -> Any:
+    def value_of(self, sampled: Any) -> Any:
         """The value that a labelled draw stands for."""
         if not self.is_listed:
-            return told
-        return next(value for value in self.args if label(value) == told)
+            return sampled
+        return next(value for value in self.args if label(value) == sampled)
 
 
 def label(value: Any) -> Any:
@@ -169,9 +169,9 @@ def draw(space: Mapping[str, Domain], num_samples: int, seed: int) -> Iterator[P
             yield unlabel(space, drawn["config"])
 
 
-def unlabel(space: Mapping[str, Domain], told: Mapping[str, Any]) -> Params:
+def unlabel(space: Mapping[str, Domain], sampled: Mapping[str, Any]) -> Params:
     """Plain values of a draw, in the space's order."""
-    return {key: _plain(domain.value_of(told[key])) for key, domain in space.items()}
+    return {key: _plain(domain.value_of(sampled[key])) for key, domain in space.items()}
 
 
 def relabel(space: Mapping[str, Domain], params: Params) -> Params:

@@ -29,9 +29,10 @@ from raf_ray.request import assembly
 from raf_ray.request.people import picture_notes
 from raf_ray.request.plans import final_sizes, plan_clients
 from raf_ray.resolution import check_divides
+from raf_ray.runs.output import check_free, writing_to
 from raf_ray.search.answer import score_winner, write_answer
 from raf_ray.search.display import SearchDisplay
-from raf_ray.search.ledger import Entry, Ledger, load_ledger
+from raf_ray.search.ledger import Ledger, TrialRecord, load_ledger
 from raf_ray.search.spec import Search, SearchConfig, TrialResources, may_change
 from raf_ray.search.tracked import tracked
 from raf_ray.tracking.checks import check_tracking
@@ -42,7 +43,7 @@ TUNE = "tune"
 
 TUNE_STATE = ("experiment_state*", "basic-variant-state*", "search_gen_state*", "searcher-state*", "tuner.pkl",
               "trainable.pkl", "*/result.json", "*/progress.csv", "*/params.*", "*/error.*")  # fmt: skip
-"""What Tune wrote in an earlier sitting; it writes it anew from the told histories."""
+"""What Tune wrote in an earlier session; it writes it anew from the told histories."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def run_search(
             _run_trials(request, placement, display(rows), tracking.watchers, tracking.setting.address)
             best = ledger.best()
             if best is None:
-                failed = next((e.note for e in ledger.entries if e.status == "failed"), "time was up; --resume goes on")
+                failed = next((e.note for e in ledger.records if e.status == "failed"), "time was up; --resume goes on")
                 raise RunError(f"no trial of {output} finished: {failed}")
             trained = time.monotonic()
             test = score_winner(output, ledger, best)
@@ -129,24 +130,16 @@ def run_search(
 
 
 def _check_output(search: Search, output: Path, resume: bool, overwrite: bool) -> Ledger:
-    empty = Ledger(output, search.metrics, search.modes)
-    if output.exists() and not output.is_dir():
-        raise InputError(f"output {output} is a file; choose a folder")
-    is_search = (output / SPEC).is_file()
-    if resume:
-        if not is_search:
-            raise InputError(f"{output} holds no search to resume (no {SPEC}); leave --resume out to start one")
-        _check_same(search, output)
-        return load_ledger(output, search.metrics, search.modes)
-    if output.is_dir() and any(output.iterdir()):
-        if not overwrite:
-            raise InputError(
-                f"output folder {output} is not empty; choose another --output, or add --resume to go on with its "
-                "search or --overwrite to replace it"
-            )
-        if not is_search:
-            raise InputError(f"{output} holds no search, so --overwrite leaves it alone; choose another --output")
-    return empty
+    check_free(
+        output, "search", overwrite=overwrite, resume=resume,
+        foreign=lambda names: None if SPEC in names else "no search",
+    )  # fmt: skip
+    if not resume:
+        return Ledger(output, search.metrics, search.modes)
+    if not (output / SPEC).is_file():
+        raise InputError(f"{output} holds no search to resume (no {SPEC}); leave --resume out to start one")
+    _check_same(search, output)
+    return load_ledger(output, search.metrics, search.modes)
 
 
 def _check_same(search: Search, output: Path) -> None:
@@ -197,15 +190,13 @@ def _placement(search: Search) -> Placement:
 
 def _make_folder(request: Request) -> None:
     output = request.output
-    try:
+    with writing_to(output):
         output.mkdir(parents=True, exist_ok=True)
         if request.overwrite:
             for path in output.iterdir():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         write_text(output / SPEC, dump_yaml(_spec_values(request.search)))
         request.ledger.save()
-    except OSError as error:
-        raise InputError(f"cannot write to output folder {output}: {error.strerror}") from error
 
 
 # --- under Tune ---------------------------------------------------------------------------------------
@@ -215,7 +206,7 @@ def _run_trials(
     request: Request,
     placement: Placement,
     display: SearchDisplay,
-    watchers: Callable[[Config, Entry, str | None], Sequence[Watcher]],
+    watchers: Callable[[Config, TrialRecord, str | None], Sequence[Watcher]],
     uri: str | None,
 ) -> None:
     search, output, ledger = request.search, request.output.resolve(), request.ledger
@@ -227,7 +218,7 @@ def _run_trials(
 
         from raf_ray.search.proposer import Proposer, scheduler_of
         from raf_ray.search.recorder import Recorder
-        from raf_ray.search.shared_data import ShelfActor
+        from raf_ray.search.shared_data import SharedDataActor
         from raf_ray.search.trial import TrialSetting, run_trial
 
         for pattern in TUNE_STATE:
@@ -235,18 +226,18 @@ def _run_trials(
                 path.unlink()
         proposer = Proposer(search, ledger)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        shelf = ShelfActor.options(scheduling_strategy=here).remote()
-        ray.get(shelf.keep_uri.remote(uri))
-        setting = TrialSetting(search, output, Path.cwd(), uuid.uuid4().hex, shelf, placement.shares, watchers)
+        shared_data = SharedDataActor.options(scheduling_strategy=here).remote()
+        ray.get(shared_data.keep_uri.remote(uri))
+        setting = TrialSetting(search, output, Path.cwd(), uuid.uuid4().hex, shared_data, placement.shares, watchers)
 
-        def bundles(told: Mapping[str, Any]) -> Any:
+        def bundles(sampled: Mapping[str, Any]) -> Any:
             from raf_ray.search.space import unlabel
 
-            config = search.trial_config(unlabel(search.space, told))
+            config = search.trial_config(unlabel(search.space, sampled))
             return tune.PlacementGroupFactory(placement.bundles(len(plan_clients(config))), strategy=placement.strategy)
 
-        def trial(told: Mapping[str, Any]) -> None:
-            run_trial(told, setting)
+        def trial(sampled: Mapping[str, Any]) -> None:
+            run_trial(sampled, setting)
 
         rounds = max(search.rounds_of(params) for params in search.drawn)
         tuner = tune.Tuner(
@@ -258,8 +249,8 @@ def _run_trials(
                 max_concurrent_trials=search.config.max_concurrent_trials,
                 time_budget_s=search.config.time_budget_s,
                 reuse_actors=True,
-                trial_name_creator=lambda trial: proposer.entry_of(trial.trial_id).name,
-                trial_dirname_creator=lambda trial: proposer.entry_of(trial.trial_id).name,
+                trial_name_creator=lambda trial: proposer.record_of(trial.trial_id).name,
+                trial_dirname_creator=lambda trial: proposer.record_of(trial.trial_id).name,
             ),
             run_config=tune.RunConfig(
                 name=TUNE,
@@ -314,4 +305,4 @@ def _rows(search: Search, ledger: Ledger) -> list[TrialRow]:
     finished = ledger.ranked(ledger.finished())
     rest = [e for e in ledger.shown if e not in finished]
     rest = sorted(ledger.ranked(rest), key=lambda e: -e.round) + [e for e in rest if not e.metrics]
-    return [row_of(search, entry) for entry in [*finished, *rest]]
+    return [row_of(search, record) for record in [*finished, *rest]]

@@ -15,7 +15,7 @@ from raf_ray.config.loading import flatten
 from raf_ray.config.section import SecretUri
 from raf_ray.config.tree import TrackingConfig
 from raf_ray.experiment.watching import Guarded, Watcher
-from raf_ray.search.ledger import Entry, Ledger
+from raf_ray.search.ledger import Ledger, TrialRecord
 from raf_ray.search.spec import Search
 from raf_ray.tracking.log import spared
 from raf_ray.tracking.mlflow import MlflowTracker, SearchTracker, log_model_of
@@ -39,12 +39,12 @@ class Tracking:
     parent: SearchTracker | None
 
     @property
-    def watchers(self) -> Callable[[Config, Entry, str | None], Sequence[Watcher]]:
-        """Of a trial's config, its entry and MLflow's URI; small enough to send to the trials."""
+    def watchers(self) -> Callable[[Config, TrialRecord, str | None], Sequence[Watcher]]:
+        """Of a trial's config, its record and MLflow's URI; small enough to send to the trials."""
         search_id = self.parent.search_id if self.parent is not None else None
         return partial(_watchers, self.setting, search_id)
 
-    def answer(self, ledger: Ledger, best: Entry, test: dict[str, Any]) -> None:
+    def answer(self, ledger: Ledger, best: TrialRecord, test: dict[str, Any]) -> None:
         """Log what the search found, and the winner's model with the winner's run."""
         if self.parent is None:
             return
@@ -111,11 +111,11 @@ def _settle(output: Path, uri: str, warn: Callable[[str], None]) -> None:
 
 
 def _watchers(
-    setting: TrackingConfig, search_id: str | None, config: Config, entry: Entry, uri: str | None
+    setting: TrackingConfig, search_id: str | None, config: Config, record: TrialRecord, uri: str | None
 ) -> list[Watcher]:
     if search_id is None or uri is None:
         return []
     told = config.model_copy(update={"tracking": setting.model_copy(update={"uri": SecretUri(uri)})})
-    tags = {"raf_ray.trial": str(entry.number)}
-    tracker = MlflowTracker(told, log.warning, search_id=search_id, tags=tags, log_model=False, name=entry.name)
+    tags = {"raf_ray.trial": str(record.number)}
+    tracker = MlflowTracker(told, log.warning, search_id=search_id, tags=tags, log_model=False, name=record.name)
     return [Guarded(tracker, "logging to MLflow", log.warning)]

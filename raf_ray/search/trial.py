@@ -24,36 +24,35 @@ from raf_ray.metrics.drift import drift_spread
 from raf_ray.request.assembly import Prepared, federation_spec, prepare
 from raf_ray.request.plans import asked_sizes, plan_clients, trained_sizes
 from raf_ray.runs.folder import RunFolder
-from raf_ray.runs.tables import check_cells
-from raf_ray.search.ledger import Entry
+from raf_ray.search.ledger import TrialRecord
 from raf_ray.search.shared_data import shared_load, uri_of, with_shared_pixels
 from raf_ray.search.space import unlabel
 from raf_ray.search.spec import Search
 
-TOLD = "told.json"
-"""In Tune's trial folder: up to which round this sitting's searcher and scheduler know the trial."""
+REPORTED = "reported.json"
+"""In Tune's trial folder: up to which round this session's searcher and scheduler know the trial."""
 
 
 @dataclass(frozen=True)
 class TrialSetting:
-    """What all trials of a sitting are given."""
+    """What all trials of a session are given."""
 
     search: Search
     output: Path
     """The search's folder."""
     directory: Path
     """Where the command runs: relative paths of the config mean this one."""
-    sitting: str
+    session: str
     """Another one after each resume."""
-    shelf: Any
+    shared_data: Any
     """Handle of the actor that keeps what trials share."""
     shares: ActorShares
-    watchers: Callable[[Config, Entry, str | None], Sequence[Watcher]]
+    watchers: Callable[[Config, TrialRecord, str | None], Sequence[Watcher]]
     """Of a trial's federation and MLflow's URI, made in the trial's process."""
 
 
-def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
-    """Tune's trainable. `told` holds the trial's number and its labelled values.
+def run_trial(sampled: Mapping[str, Any], setting: TrialSetting) -> None:
+    """Tune's trainable. `sampled` holds the trial's number and its labelled values.
 
     A federation that has ended tells its history and is done; one with a checkpoint tells it up to there and
     goes on; another starts.
@@ -62,29 +61,29 @@ def run_trial(told: Mapping[str, Any], setting: TrialSetting) -> None:
     # then loses the next trial without a word.
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = "120"
     os.chdir(setting.directory)
-    params = unlabel(setting.search.space, told)
+    params = unlabel(setting.search.space, sampled)
     config = setting.search.trial_config(params)
-    entry = Entry(int(told["trial"]), config_hash(config), params)
-    folder = RunFolder(setting.output / entry.folder)
-    reporter = Reporter(config, folder, setting.sitting)
+    record = TrialRecord(int(sampled["trial"]), config_hash(config), params)
+    folder = RunFolder(setting.output / record.folder)
+    reporter = Reporter(config, folder, setting.session)
     begun = (folder / "config.yaml").is_file()
     if begun:
-        with folder.locked():  # a killed sitting's process may still be about to end
+        with folder.locked():  # a killed session's process may still be about to end
             results = folder.results() or {}
         if results.get("status") in ("completed", "stopped"):
-            reporter.tell_history(config.federation.rounds)
+            reporter.replay(config.federation.rounds)
             return
-    prepared = prepare(config, load=partial(shared_load, setting.shelf), check_pictures=False)
+    prepared = prepare(config, load=partial(shared_load, setting.shared_data), check_pictures=False)
     engine: Engine = InProcess()
     if config.federation.engine == "ray":
-        prepared = with_shared_pixels(setting.shelf, prepared)
-        engine = InTrial(setting.shares, f"{setting.search.name}-{entry.name}")
+        prepared = with_shared_pixels(setting.shared_data, prepared)
+        engine = InTrial(setting.shares, f"{setting.search.name}-{record.name}")
     if begun:
         checkpoint = federation_spec(prepared, folder.path.name).last_checkpoint(folder)
-        reporter.tell_history(0 if checkpoint is None else checkpoint.round)
+        reporter.replay(0 if checkpoint is None else checkpoint.round)
     run_prepared(
         prepared, folder.path, resume=begun, overwrite=not begun, address=None, engine=engine,
-        watchers=[*setting.watchers(config, entry, uri_of(setting.shelf)), reporter],
+        watchers=[*setting.watchers(config, record, uri_of(setting.shared_data)), reporter],
     )  # fmt: skip
 
 
@@ -94,7 +93,7 @@ class Reporter:
 
     config: Config
     folder: RunFolder
-    sitting: str
+    session: str
     _rows: list[Mapping[str, float]] = field(default_factory=list)
 
     def begin(self, prepared: Prepared, folder: Path) -> None: ...
@@ -107,28 +106,24 @@ class Reporter:
 
     def end(self, folder: Path, results: dict[str, Any] | None) -> None: ...
 
-    def tell_history(self, last: int) -> None:
+    def replay(self, last: int) -> None:
         """Report the scored rounds of the run folder again, to round `last`, marked as replayed."""
         for name in ("rounds.csv", "scores.csv"):
-            self.folder.cut_rows_after(name, last)  # and a line that a power cut left half-written
-            check_cells(self.folder / name, self.folder.read_rows(name))
+            self.folder.cut_rows_after(name, last)
         for row in self.folder.read_rows("rounds.csv"):
             self._rows.append({key: float(value) for key, value in row.items() if value})
-        scores: dict[int, dict[str, float]] = {}
-        for row in self.folder.read_rows("scores.csv"):
-            scores.setdefault(int(row["round"]), {})[row["resolution"]] = float(row["value"])
-        for done, by_resolution in scores.items():
-            self._tell(report(self.config, self._rows[:done], by_resolution), replayed=True)
+        for one in self.folder.scores():
+            self._tell(report(self.config, self._rows[: one.round], one.by_resolution), replayed=True)
 
     def _tell(self, metrics: dict[str, float], replayed: bool = False) -> None:
         from ray import tune
 
-        path = self.folder.path.parent / TOLD
+        path = self.folder.path.parent / REPORTED
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if known.get("sitting") == self.sitting and metrics["round"] <= known["round"]:
+        if known.get("session") == self.session and metrics["round"] <= known["round"]:
             return  # this trial goes on after a failure: Tune has heard this
         tune.report({**metrics, "replayed": replayed, "last": metrics["round"] == self.config.federation.rounds})
-        write_json(path, {"sitting": self.sitting, "round": metrics["round"]})
+        write_json(path, {"session": self.session, "round": metrics["round"]})
 
 
 def report(config: Config, rows: Sequence[Mapping[str, float]], by_resolution: Mapping[str, float]) -> dict[str, float]:

@@ -136,15 +136,11 @@ class MlflowTracker:
     def _catch_up(self, log: Log, folder: RunFolder) -> None:
         """Record what the run's own files say and a kill kept from the outbox."""
         for row in folder.read_rows("rounds.csv"):
-            if (text := row.pop("round", "")).isdigit():
-                log.metrics({name: float(cell) for name, cell in row.items() if _is_number(cell)}, int(text))
-        scored: dict[tuple[int, str, str], dict[str, float]] = {}
-        for row in folder.read_rows("scores.csv"):
-            if row["round"].isdigit() and _is_number(row["value"]):
-                key = (int(row["round"]), row["split"], row["metric"])
-                scored.setdefault(key, {})[row["resolution"]] = float(row["value"])
-        for (done, split, metric), by_size in scored.items():
-            self._score(log, done, split, metric, by_size)
+            log.metrics(
+                {name: float(cell) for name, cell in row.items() if cell and name != "round"}, int(row["round"])
+            )
+        for one in folder.scores():
+            self._score(log, one.round, one.split, one.metric, one.by_resolution)
 
 
 def log_afterwards(config: Config, folder: Path, values: Mapping[str, float], step: int, warn: Warn) -> None:
@@ -203,14 +199,6 @@ class SearchTracker:
         """`status`: FINISHED, FAILED or KILLED."""
         with spared(self._warn):
             self._log.close(status)
-
-
-def _is_number(text: str | None) -> bool:
-    try:
-        float(text or "")
-    except ValueError:
-        return False
-    return True
 
 
 def _status(folder: Path, results: dict[str, Any] | None) -> str:

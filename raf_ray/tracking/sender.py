@@ -25,7 +25,7 @@ ANSWERING_SECONDS = 10.0
 LONGEST_WAIT = 60.0
 """and so long in all. Choices."""
 
-Metric = tuple[str, float, int, int]
+LoggedMetric = tuple[str, float, int, int]
 """Name, value, time in ms, step."""
 
 
@@ -50,7 +50,7 @@ class Destination(Protocol):
     def has_run(self, run_id: str) -> bool: ...
     def open_run(self, record: Record) -> str: ...
     def log_params(self, run_id: str, values: dict[str, str]) -> None: ...
-    def log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None: ...
+    def log_metrics(self, run_id: str, metrics: Sequence[LoggedMetric]) -> None: ...
     def log_artifact(self, run_id: str, path: Path) -> None: ...
     def log_model(self, run_id: str, folder: Path, register: str | None, step: Callable[[], None]) -> None: ...
     def set_status(self, run_id: str, record: Record) -> None: ...
@@ -131,7 +131,7 @@ def _send(
 
 
 def _send_metrics(
-    destination: Destination, run_id: str, metrics: Sequence[Metric], refused: Callable[[str], None]
+    destination: Destination, run_id: str, metrics: Sequence[LoggedMetric], refused: Callable[[str], None]
 ) -> None:
     """One batch; where it is refused, its halves, down to the metric that is at fault."""
     try:

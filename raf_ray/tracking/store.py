@@ -17,7 +17,7 @@ from raf_ray.errors import InputError, one_line
 from raf_ray.masking import masked, scrubbed
 from raf_ray.tracking.checks import check_address, check_uri, is_http, local_uri, sqlite_file, usable_uri
 from raf_ray.tracking.outbox import Record
-from raf_ray.tracking.sender import Away, Metric, NotYet, Refused
+from raf_ray.tracking.sender import Away, LoggedMetric, NotYet, Refused
 
 KEY_TAG = "raf_ray.run"
 """Tag by which a run is found again, so that no second one is made for it."""
@@ -124,7 +124,7 @@ class MlflowStore:
             for start in range(0, len(params), PARAMS_A_BATCH):
                 self._client.log_batch(run_id, params=params[start : start + PARAMS_A_BATCH])
 
-    def log_metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
+    def log_metrics(self, run_id: str, metrics: Sequence[LoggedMetric]) -> None:
         # Equal metrics that are sent twice are stored once: they are the key of their table.
         from mlflow.entities import Metric as Entity
 

@@ -134,7 +134,7 @@ def check_version(values: Any, path: Path) -> None:
 
 def check_clients(index: Index, clients: list[tuple[str, Size]]) -> None:
     """Raise InputError where a run's clients, (name, size) in order, are not those that were prepared."""
-    stored = ", ".join(_told(index))
+    stored = ", ".join(_in_words(index))
     rule = f"federation.clients and resolution.tiers must be as prepared ({stored})"
     if len(clients) != len(index.clients):
         raise InputError(f"data.root: shards of {len(index.clients)} clients, but the run has {len(clients)}; {rule}")
@@ -171,7 +171,7 @@ def _factors(margins: Margins) -> str:
     return f"{margins.width:.3g} x a box's width and {margins.height:.3g} x its height"
 
 
-def _told(index: Index) -> list[str]:
+def _in_words(index: Index) -> list[str]:
     """Clients in short: runs of equal ones as ``2 x high 128x96``."""
     runs: list[tuple[str, int]] = []
     for record in index.clients:

@@ -58,8 +58,8 @@ def open_file(path: Path, skeleton: Skeleton, schema: pa.Schema) -> pq.ParquetFi
     given = metadata.get("skeleton")
     if given != json.loads(json.dumps(asdict(skeleton))):
         raise InputError(
-            f"{path} holds {_told(given)}, not the {len(skeleton)} of '{brief(skeleton.name)}' that the index names; "
-            "prepare the shards again"
+            f"{path} holds {_in_words(given)}, not the {len(skeleton)} of '{brief(skeleton.name)}' that the index "
+            "names; prepare the shards again"
         )
     if not any(file.schema_arrow.equals(known) for known in (schema, with_digest(schema))):
         raise InputError(f"{path} has other columns than prepared shards have; prepare the shards again")
@@ -71,7 +71,7 @@ def with_digest(schema: pa.Schema) -> pa.Schema:
     return schema.append(pa.field(PICTURE_DIGEST, pa.int64()))
 
 
-def _told(skeleton: Any) -> str:
+def _in_words(skeleton: Any) -> str:
     """The joints of a file's metadata, in short."""
     values = skeleton if isinstance(skeleton, Mapping) else {}
     joints = values.get("joints")

@@ -273,7 +273,7 @@ def _check_row_group(file: pq.ParquetFile, record: ClientRecord, path: Path) -> 
     if here != wanted:
         same = isinstance(here, Mapping) and all(here.get(key) == wanted[key] for key in ("name", "tier", "size"))
         raise InputError(
-            f"row group {number} of {path} is {_told(here, same)}, but the index says {_told(wanted, same)}: "
+            f"row group {number} of {path} is {_in_words(here, same)}, but the index says {_in_words(wanted, same)}: "
             "the two were not prepared together; prepare the shards again"
         )
     people = file.metadata.row_group(record.row_group).num_rows
@@ -284,7 +284,7 @@ def _check_row_group(file: pq.ParquetFile, record: ClientRecord, path: Path) -> 
         )
 
 
-def _told(description: Any, margins: bool) -> str:
+def _in_words(description: Any, margins: bool) -> str:
     """A row group's description, in short."""
     if not isinstance(description, Mapping):
         return "nothing"
