@@ -22,7 +22,7 @@ from raf_ray.errors import InputError
 from raf_ray.evaluation.scorer import Scorer, check_metric
 from raf_ray.models import size_divisor
 from raf_ray.models.saving import load_model
-from raf_ray.request import assembly
+from raf_ray.request import parts
 from raf_ray.request.people import load_held_out, skeleton_of, splits_of
 from raf_ray.request.plans import final_sizes, plan_clients
 from raf_ray.resolution import Size, check_divides
@@ -63,8 +63,8 @@ def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[str]]:
             f"but the data have the {len(people.skeleton)} joints of {people.skeleton.name}; they must be the same"
         )
     split = config.evaluation.split
-    check_metric(assembly.metrics_of(config)[split], people, split)
-    scorer = assembly.scorer_spec(config, held_out).build()
+    check_metric(parts.metrics_of(config)[split], people, split)
+    scorer = parts.scorer_spec(config, held_out).build()
     scorer.model.load_state_dict(run.model.state_dict())
     sizes = [str(size) for size in final_sizes(config, plans)]
     for size in final_sizes(config, plans):

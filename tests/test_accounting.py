@@ -12,7 +12,7 @@ import torch
 
 from raf_ray.algorithms.interface import WEIGHTS
 from raf_ray.federation.accounting import Account
-from raf_ray.request import assembly
+from raf_ray.request import assembly, parts
 from raf_ray.training.exchange import Down, Receipt
 from tests.tiny import tiny
 
@@ -104,7 +104,7 @@ def test_a_state_is_all_that_a_resumed_account_needs():
 def client_of(*words: str):
     config = tiny("federation.engine=in_process", "model.name=tests.broken:OneConv", *words)
     prepared = assembly.prepare(config)
-    return assembly.client_spec(config, prepared.plans[0], prepared.data[0], prepared.skeleton).build(), prepared
+    return parts.client_spec(config, prepared.plans[0], prepared.data[0], prepared.skeleton).build(), prepared
 
 
 def trained(client, prepared):

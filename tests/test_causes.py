@@ -18,7 +18,8 @@ from raf_ray.data.people import People, PictureError
 from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.errors import InputError, RunError
 from raf_ray.experiment.shards import prepare_shards
-from raf_ray.request.assembly import Prepared, client_spec, prepare
+from raf_ray.request.assembly import Prepared, prepare
+from raf_ray.request.parts import client_spec
 from raf_ray.training.exchange import Down
 from tests.tiny import tiny
 
@@ -239,7 +240,7 @@ def test_a_resnet_at_its_smallest_size():
 
 
 def test_the_trial_leaves_the_initial_state_alone():
-    from raf_ray.request.assembly import initial_model
+    from raf_ray.request.parts import initial_model
 
     prepared = prepare(asked(13, 4, "tests.broken:OneConv"))
     model, _ = initial_model(prepared.config.model, len(prepared.skeleton), prepared.config.seed)

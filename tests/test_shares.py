@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from raf_ray.cluster.planner import DRIVER_CPUS, EVALUATOR_CPUS, HERE, ActorShares, Bundle
+from raf_ray.cluster.packing import Bundle
+from raf_ray.cluster.planner import DRIVER_CPUS, EVALUATOR_CPUS, HERE, ActorShares
 from raf_ray.cluster.planner import plan_federation as fit
 from raf_ray.errors import InputError
 

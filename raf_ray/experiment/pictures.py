@@ -10,7 +10,7 @@ from raf_ray.evaluation.scores import Sample
 from raf_ray.models.saving import load_model
 from raf_ray.report.figure import picture_problem
 from raf_ray.report.plots import draw_drift, draw_samples
-from raf_ray.request import assembly
+from raf_ray.request import parts
 from raf_ray.request.assembly import Prepared
 from raf_ray.request.plans import trained_sizes
 
@@ -43,6 +43,6 @@ def _predicted(prepared: Prepared, folder: Path) -> Sequence[Sample]:
     """The people that the run's last scoring has shown."""
     config = prepared.config
     model, _ = load_model(folder / "model.pt", config.model.name, config.model.depth)
-    scorer = assembly.scorer_spec(config, prepared.held_out, cut=prepared.cut).build()
+    scorer = parts.scorer_spec(config, prepared.held_out, cut=prepared.cut).build()
     sizes = [str(size) for size in trained_sizes(prepared.plans)]
     return scorer(prepared.layout.read(model), config.evaluation.split, sizes, sizes).samples

@@ -51,21 +51,6 @@ def trials_table(rows: Sequence[TrialRow], metrics: Sequence[str], most: int = 1
     return table
 
 
-def unbeaten(points: Sequence[Sequence[float]], modes: Sequence[str]) -> list[int]:
-    """Indices of the points that no other beats: is as good as in every metric and better in one.
-
-    Args:
-        points: the metrics' values of each trial.
-        modes: `max` or `min` for each metric.
-    """
-    gains = [[value if mode == "max" else -value for value, mode in zip(p, modes, strict=True)] for p in points]
-    return [
-        i
-        for i, mine in enumerate(gains)
-        if not any(other != mine and all(b >= a for a, b in zip(mine, other, strict=True)) for other in gains)
-    ]
-
-
 def is_share(metric: str) -> bool:
     """Scores and their spread are in [0, 1] and shown in %."""
     return metric.startswith("score") or metric == "drift_spread"

@@ -17,7 +17,7 @@ from raf_ray.config import load_config
 from raf_ray.errors import InputError
 from raf_ray.files import read_json
 from raf_ray.metrics import title_of
-from raf_ray.report.search import unbeaten
+from raf_ray.metrics.pareto import unbeaten
 from raf_ray.runs.folder import RunFolder
 from raf_ray.runs.tables import Scoring
 

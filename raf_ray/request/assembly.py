@@ -1,11 +1,10 @@
-"""From a config to the parts of a federation: model, objective, clients, scorer, initial state.
+"""A request as a whole: checked, and resolved into one spec.
 
 Everything that can be wrong with a request is found here, before a folder is made or an actor starts.
 """
 
 from __future__ import annotations
 
-import inspect
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,32 +14,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from raf_ray.algorithms import built_in
-from raf_ray.algorithms.interface import Algorithm
-from raf_ray.config.tree import Config, ModelConfig, ObjectiveConfig
-from raf_ray.data.codec import SIGMA
+from raf_ray.config.tree import Config
 from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import Skeleton
-from raf_ray.errors import InputError, one_line
+from raf_ray.errors import InputError
 from raf_ray.evaluation.scorer import CutShard, check_metric
-from raf_ray.evaluation.spec import ScorerSpec
 from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.spec import ClientInfo, FederationSpec, RoundsSpec
-from raf_ray.models import ModelSpec, size_divisor
+from raf_ray.models import size_divisor
 from raf_ray.models.norms import check_norms
 from raf_ray.models.saving import save_model
-from raf_ray.paths import given_path
-from raf_ray.plugins import is_import_path, load_object
-from raf_ray.request.people import Split, augmentation_of, load_data, margins_of, picture_notes, splits_of
+from raf_ray.request.parts import algorithm_of, client_spec, initial_model, loss_spec, metrics_of, scorer_spec, shorten
+from raf_ray.request.people import Split, load_data, picture_notes, splits_of
 from raf_ray.request.plans import expected_pixels, final_sizes, plan_clients, round_sizes, trained_sizes
 from raf_ray.resolution import check_divides
 from raf_ray.state import Layout
-from raf_ray.training.client import LocalTraining
-from raf_ray.training.optimizer import OptimizerSpec
-from raf_ray.training.spec import ClientData, ClientPlan, ClientSpec, DeviceSpec, LossSpec
+from raf_ray.training.spec import ClientData, ClientPlan
 
 LoadData = Callable[[Config, Sequence[ClientPlan], Sequence[Split]], tuple[tuple[ClientData, ...], dict[str, People]]]
 
@@ -115,7 +106,7 @@ def check_profile(config: Config, plans: Sequence[ClientPlan]) -> None:
         return
     names = [plan.name for plan in plans]
     if profile.client not in names:
-        raise InputError(f"resources.profile.client: no client '{profile.client}' (clients: {_shorten(names)})")
+        raise InputError(f"resources.profile.client: no client '{profile.client}' (clients: {shorten(names)})")
     federation = config.federation
     if profile.round > federation.rounds:
         raise InputError(f"resources.profile.round={profile.round} is beyond the run's {federation.rounds} rounds")
@@ -123,7 +114,7 @@ def check_profile(config: Config, plans: Sequence[ClientPlan]) -> None:
     if names.index(profile.client) not in cohort:
         raise InputError(
             f"resources.profile: {profile.client} does not train in round {profile.round} (federation.participation="
-            f"{federation.participation:g}); that round trains {_shorten([names[i] for i in cohort])}"
+            f"{federation.participation:g}); that round trains {shorten([names[i] for i in cohort])}"
         )
 
 
@@ -131,105 +122,7 @@ def check_finite(config: Config, layout: Layout, initial: np.ndarray) -> None:
     """Raise InputError where the model does not begin from finite weights."""
     bad = layout.not_finite(initial)
     if bad:
-        raise InputError(f"model.name={config.model.name}: its initial {_shorten(bad, 3)} is not finite; correct it")
-
-
-# --- model and objective --------------------------------------------------------------------------------
-
-
-def model_spec(config: ModelConfig, num_joints: int) -> ModelSpec:
-    return ModelSpec(config.name, config.depth, num_joints)
-
-
-def initial_model(config: ModelConfig, num_joints: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model with its initial weights, the same for the same seed; and notes on its checkpoint."""
-    torch.manual_seed(seed)
-    model = model_spec(config, num_joints).build()
-    if config.checkpoint is None:
-        return model, ()
-    from raf_ray.models.checkpoint import load_checkpoint, percent  # late: torchvision takes two seconds
-
-    report = load_checkpoint(model, given_path(config.checkpoint, "model.checkpoint"), config.partial)
-    kept = [*report.missing, *report.mismatched]
-    notes = [f"model.checkpoint: {len(report.loaded)} entries loaded from {config.checkpoint}"]
-    if report.source not in ("", "model") or report.prefix:
-        place = f"  under its key '{report.source}'" if report.source else "  at its top"
-        notes.append(place + (f", their names without '{report.prefix}'" if report.prefix else ""))
-    if report.others:
-        notes.append(f"  it has further weights that were not used: {_shorten(report.others)}")
-    if report.share < 1:
-        notes.append(f"  they fill {percent(report.share)} of the model's parameters")
-    if kept:
-        notes.append(f"  kept their fresh values: {_shorten(kept)}")
-    if report.unexpected:
-        notes.append(f"  in the file, not in the model: {_shorten(report.unexpected)}")
-    return model, tuple(notes)
-
-
-def _shorten(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def loss_spec(config: ObjectiveConfig) -> LossSpec:
-    names = ("alpha", "teacher", "weighting", "kd_weight", "loss", "temperature", "resize")
-    return LossSpec(config.name, {**{name: getattr(config, name) for name in names}, "sigma": SIGMA})
-
-
-# --- what actors are sent ---------------------------------------------------------------------------------
-
-
-def device_spec(config: Config) -> DeviceSpec:
-    resources = config.resources
-    return DeviceSpec(resources.threads, resources.gpus_per_client > 0, resources.precision == "bf16")
-
-
-def client_spec(config: Config, plan: ClientPlan, data: ClientData, skeleton: Skeleton) -> ClientSpec:
-    profile = config.resources.profile
-    return ClientSpec(
-        plan=plan,
-        data=data,
-        model=model_spec(config.model, len(skeleton)),
-        loss=loss_spec(config.objective),
-        sampling=config.objective.sampling,
-        own_share=config.objective.own_share,
-        algorithm=algorithm_of(config),
-        training=training_of(config),
-        device=device_spec(config),
-        batch_size=config.optimizer.batch_size,
-        augmentation=augmentation_of(config),
-        margins=margins_of(config, plan.size.aspect),
-        on_bad_image=config.data.on_bad_image,
-        cache_mb=config.data.cache_mb,
-        traced_round=profile.round - 1 if profile is not None and profile.client == plan.name else None,
-    )
-
-
-def training_of(config: Config) -> LocalTraining:
-    asked = config.optimizer.model_dump(exclude={"batch_size"})
-    spec = OptimizerSpec(**{**asked, "steps": tuple(asked["steps"])})
-    return LocalTraining(config.seed, config.federation.rounds, config.federation.local_epochs, spec)
-
-
-def scorer_spec(config: Config, held_out: dict[str, People], cut: CutShard = cut_shard) -> ScorerSpec:
-    evaluation = config.evaluation
-    return ScorerSpec(
-        model=model_spec(config.model, len(held_out["val"].skeleton)),
-        people=held_out,
-        metrics=metrics_of(config),
-        decode=evaluation.decode,
-        flip_test=evaluation.flip_test,
-        batch_size=evaluation.batch_size,
-        device=device_spec(config),
-        on_bad_image=config.data.on_bad_image,
-        cache_mb=config.data.cache_mb,
-        cut=cut,
-    )
-
-
-def metrics_of(config: Config) -> dict[str, str]:
-    """Split -> the metric it is scored by."""
-    evaluation = config.evaluation
-    return {"val": evaluation.val_metric or evaluation.metric, "test": evaluation.metric}
+        raise InputError(f"model.name={config.model.name}: its initial {shorten(bad, 3)} is not finite; correct it")
 
 
 def rounds_spec(prepared: Prepared) -> RoundsSpec:
@@ -272,31 +165,6 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
         facts=facts_of(prepared, name),
         save_model=partial(save_model, prepared.layout, config.model.name, prepared.skeleton.joints),
     )
-
-
-def algorithm_of(config: Config) -> Algorithm:
-    """The method with its parameters. Raises InputError where it is one's own and does not fit."""
-    asked = config.algorithm
-    if not is_import_path(asked.name):
-        own = getattr(asked, asked.name, None)
-        parameters = {"weighting": asked.weighting, **(own.model_dump() if own is not None else {})}
-        return built_in()[asked.name](**parameters)
-    make = load_object(asked.name, "algorithm.name")
-    if not callable(make):
-        raise InputError(f"algorithm.name={asked.name} gives {type(make).__name__}, not a class of a method")
-    shared = {"weighting": asked.weighting} if "weighting" in inspect.signature(make).parameters else {}
-    if not shared and asked.weighting != "people":
-        raise InputError(f"algorithm.weighting={asked.weighting}, but {asked.name} takes no weighting; leave it out")
-    try:
-        algorithm = make(**{**shared, **asked.parameters})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"algorithm.parameters do not fit {asked.name}: {one_line(error)}") from error
-    if not isinstance(algorithm, Algorithm):
-        raise InputError(
-            f"algorithm.name={asked.name} gives {type(algorithm).__name__}, "
-            "not a raf_ray.algorithms.interface.Algorithm"
-        )
-    return algorithm
 
 
 def facts_of(prepared: Prepared, name: str) -> dict[str, Any]:

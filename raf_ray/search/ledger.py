@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from raf_ray.errors import InputError
 from raf_ray.files import write_json
-from raf_ray.report.search import unbeaten
+from raf_ray.metrics.pareto import unbeaten
 from raf_ray.runs.folder import RunFolder
 from raf_ray.search.space import Params
 

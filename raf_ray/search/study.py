@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import os
 import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,30 +15,24 @@ from raf_ray.cluster.planner import Placement, TrialRequest, plan_trials
 from raf_ray.config import Config
 from raf_ray.config.loading import differences, dump_yaml, read_yaml, validate
 from raf_ray.config.plain_yaml import shown
-from raf_ray.errors import InputError, RunError, one_line
-from raf_ray.experiment.watching import Watcher
+from raf_ray.errors import InputError, RunError
 from raf_ray.files import write_text
 from raf_ray.models import size_divisor
 from raf_ray.report.search import TrialRow
-from raf_ray.request import assembly
+from raf_ray.request import assembly, parts
 from raf_ray.request.people import picture_notes
 from raf_ray.request.plans import final_sizes, plan_clients
 from raf_ray.resolution import check_divides
 from raf_ray.runs.output import check_free, writing_to
 from raf_ray.search.answer import score_winner, write_answer
 from raf_ray.search.display import SearchDisplay
-from raf_ray.search.ledger import Ledger, TrialRecord, load_ledger
+from raf_ray.search.ledger import Ledger, load_ledger
 from raf_ray.search.spec import Search, SearchConfig, TrialResources, may_change
 from raf_ray.search.tracked import tracked
+from raf_ray.search.tuning import run_trials
 from raf_ray.tracking.checks import check_tracking
 
 SPEC = "search.yaml"
-TUNE = "tune"
-"""Tune's experiment folder, below the search's: a folder a trial, each with its federation's run folder."""
-
-TUNE_STATE = ("experiment_state*", "basic-variant-state*", "search_gen_state*", "searcher-state*", "tuner.pkl",
-              "trainable.pkl", "*/result.json", "*/progress.csv", "*/params.*", "*/error.*")  # fmt: skip
-"""What Tune wrote in an earlier session; it writes it anew from the told histories."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +63,7 @@ def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: boo
     check_tracking(search.tracking, output)
     prepared = assembly.prepare(search.final_config(search.drawn[0]), check_pictures=False)
     notes = picture_notes(prepared.data, [prepared.held_out])
-    model = assembly.model_spec(prepared.config.model, len(prepared.skeleton)).build()
+    model = parts.model_spec(prepared.config.model, len(prepared.skeleton)).build()
     divisor = size_divisor(model)
     for params in search.drawn:
         config = search.trial_config(params)
@@ -114,7 +103,9 @@ def run_search(
         placement = _placement(search)
         _make_folder(request)
         with tracked(search, output, warn) as tracking:
-            _run_trials(request, placement, display(rows), tracking.watchers, tracking.setting.address)
+            run_trials(
+                search, output.resolve(), ledger, placement, display(rows), tracking.watchers, tracking.setting.address
+            )
             best = ledger.best()
             if best is None:
                 failed = next((e.note for e in ledger.records if e.status == "failed"), "time was up; --resume goes on")
@@ -197,106 +188,6 @@ def _make_folder(request: Request) -> None:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         write_text(output / SPEC, dump_yaml(_spec_values(request.search)))
         request.ledger.save()
-
-
-# --- under Tune ---------------------------------------------------------------------------------------
-
-
-def _run_trials(
-    request: Request,
-    placement: Placement,
-    display: SearchDisplay,
-    watchers: Callable[[Config, TrialRecord, str | None], Sequence[Watcher]],
-    uri: str | None,
-) -> None:
-    search, output, ledger = request.search, request.output.resolve(), request.ledger
-    with _tune_settings():
-        import ray
-        from ray import tune
-        from ray.tune.logger import JsonLoggerCallback
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        from raf_ray.search.proposer import Proposer, scheduler_of
-        from raf_ray.search.recorder import Recorder
-        from raf_ray.search.shared_data import SharedDataActor
-        from raf_ray.search.trial import TrialSetting, run_trial
-
-        for pattern in TUNE_STATE:
-            for path in (output / TUNE).glob(pattern):
-                path.unlink()
-        proposer = Proposer(search, ledger)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        shared_data = SharedDataActor.options(scheduling_strategy=here).remote()
-        ray.get(shared_data.keep_uri.remote(uri))
-        setting = TrialSetting(search, output, Path.cwd(), uuid.uuid4().hex, shared_data, placement.shares, watchers)
-
-        def bundles(sampled: Mapping[str, Any]) -> Any:
-            from raf_ray.search.space import unlabel
-
-            config = search.trial_config(unlabel(search.space, sampled))
-            return tune.PlacementGroupFactory(placement.bundles(len(plan_clients(config))), strategy=placement.strategy)
-
-        def trial(sampled: Mapping[str, Any]) -> None:
-            run_trial(sampled, setting)
-
-        rounds = max(search.rounds_of(params) for params in search.drawn)
-        tuner = tune.Tuner(
-            tune.with_resources(trial, bundles),
-            tune_config=tune.TuneConfig(
-                search_alg=proposer,
-                scheduler=scheduler_of(search, rounds),
-                num_samples=search.num_trials,
-                max_concurrent_trials=search.config.max_concurrent_trials,
-                time_budget_s=search.config.time_budget_s,
-                reuse_actors=True,
-                trial_name_creator=lambda trial: proposer.record_of(trial.trial_id).name,
-                trial_dirname_creator=lambda trial: proposer.record_of(trial.trial_id).name,
-            ),
-            run_config=tune.RunConfig(
-                name=TUNE,
-                storage_path=str(output),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=search.config.max_failures),
-                callbacks=[JsonLoggerCallback(), Recorder(search, proposer, ledger, display)],
-            ),
-        )
-        display.begin()
-        try:
-            with redirect_stdout(io.StringIO()):  # at every verbosity Tune prints something; the display shows it all
-                tuner.fit()
-        except tune.TuneError as error:
-            raise RunError(f"Ray Tune ended the search of {output}: {one_line(error)[-300:]}") from error
-        finally:
-            display.end()
-            ledger.interrupt()
-
-
-@contextmanager
-def _tune_settings() -> Iterator[None]:
-    """Tune reads these when it starts: its own tables and loggers are not wanted, nor its handler of SIGINT.
-
-    Nor are its tracebacks beside our sentences: a trial's lies in its run.log, and in error.txt beside that folder.
-    """
-    wanted = {
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _rows(search: Search, ledger: Ledger) -> list[TrialRow]:

@@ -104,25 +104,8 @@ def mpii_people(annotation_file: Path, picture_folder: Path, head_boxes: Path | 
             "form set data.name=coco"
         )
     check_picture_folder(picture_folder)
-    count = len(entries)
-    k = len(MPII16)
-    names: list[str] = []
-    joints = np.zeros((count, k, 2))
-    labelled = np.zeros((count, k), bool)
-    centre, scale = np.zeros((count, 2)), np.full(count, UNKNOWN)
-    for i, entry in enumerate(entries):
-        what = f"entry {i}"
-        names.append(text(given(entry, "image", what, annotation_file), f"'image' of {what}", annotation_file))
-        joints[i] = numbers(
-            given(entry, "joints", what, annotation_file), (k, 2), f"'joints' of {what}", annotation_file, unknown=True
-        )
-        labelled[i] = _flags(entry, what, annotation_file)
-        settle_joints(joints[i], labelled[i], MPII16, f"'joints' of {what}", annotation_file)
-        if labelled[i].any():
-            scale[i] = _scale(entry, what, annotation_file)
-        if scale[i] != UNKNOWN:
-            place = given(entry, "center", what, annotation_file)
-            centre[i] = numbers(place, (2,), f"'center' of {what}", annotation_file)
+    names, joints, labelled, centre, scale = _read_entries(entries, annotation_file)
+    count = len(names)
     if head_boxes is None:
         head_size = np.full(count, np.nan)
     else:
@@ -160,6 +143,30 @@ def mpii_people(annotation_file: Path, picture_folder: Path, head_boxes: Path | 
         rows=rows[keep],
         read=PictureFiles(tuple(str(picture_folder / name) for name in used), str(annotation_file)),
     )
+
+
+def _read_entries(entries: list[Any], file: Path) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Picture names, joints (N, K, 2), labelled (N, K), centres (N, 2) and scales (N,), as the list has them.
+
+    Scales of people without a labelled joint stay UNKNOWN, and centres of those without a scale at 0.
+    """
+    count, k = len(entries), len(MPII16)
+    names: list[str] = []
+    joints = np.zeros((count, k, 2))
+    labelled = np.zeros((count, k), bool)
+    centre, scale = np.zeros((count, 2)), np.full(count, UNKNOWN)
+    for i, entry in enumerate(entries):
+        what = f"entry {i}"
+        names.append(text(given(entry, "image", what, file), f"'image' of {what}", file))
+        place = given(entry, "joints", what, file)
+        joints[i] = numbers(place, (k, 2), f"'joints' of {what}", file, unknown=True)
+        labelled[i] = _flags(entry, what, file)
+        settle_joints(joints[i], labelled[i], MPII16, f"'joints' of {what}", file)
+        if labelled[i].any():
+            scale[i] = _scale(entry, what, file)
+        if scale[i] != UNKNOWN:
+            centre[i] = numbers(given(entry, "center", what, file), (2,), f"'center' of {what}", file)
+    return names, joints, labelled, centre, scale
 
 
 def _flags(entry: Any, what: str, file: Path) -> np.ndarray:

@@ -7,6 +7,7 @@ from a counter-based hash of (seed, stream, index), so a person is the same whoe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -153,18 +154,7 @@ def draw_person(figures: Figures, row: int) -> np.ndarray:
     def limb(a: np.ndarray, b: np.ndarray, thickness: float, tone: np.ndarray) -> None:
         cv2.line(picture, _fixed(a), _fixed(b), tone.tolist(), max(1, round(thickness * torso)), cv2.LINE_AA, 4)
 
-    for _ in range(4):  # clutter
-        middle, extent = rng.random(2) * (width, height), (0.1 + 0.5 * rng.random(2)) * torso
-        axes = (int(extent[0]) + 1, int(extent[1]) + 1)
-        centre = (int(middle[0]), int(middle[1]))
-        cv2.ellipse(picture, centre, axes, rng.random() * 180, 0, 360, (rng.random(3) * 255).tolist(), -1)
-    for _ in range(2):  # limbs that belong to nobody, in the person's own colours
-        a = rng.random(2) * (width, height)
-        b = a + rng.normal(0, 0.5, 2) * torso
-        c = b + rng.normal(0, 0.5, 2) * torso
-        tone = palette[rng.integers(0, 3)] * (0.7 + 0.4 * rng.random())
-        limb(a, b, 0.17, tone)
-        limb(b, c, 0.15, tone)
+    _clutter(picture, torso, palette, rng, limb)
 
     shade = {"left": 0.6, "right": 1.0}
     arms_behind = rng.random() < 0.4
@@ -189,6 +179,34 @@ def draw_person(figures: Figures, row: int) -> np.ndarray:
     if not arms_behind:
         arm(sides[0])
 
+    return _grained(picture, rng)
+
+
+def _clutter(
+    picture: np.ndarray,
+    torso: float,
+    palette: np.ndarray,
+    rng: np.random.Generator,
+    limb: Callable[[np.ndarray, np.ndarray, float, np.ndarray], None],
+) -> None:
+    """Draw ellipses, and limbs that belong to nobody, in the person's own colours."""
+    height, width = picture.shape[:2]
+    for _ in range(4):
+        middle, extent = rng.random(2) * (width, height), (0.1 + 0.5 * rng.random(2)) * torso
+        axes = (int(extent[0]) + 1, int(extent[1]) + 1)
+        centre = (int(middle[0]), int(middle[1]))
+        cv2.ellipse(picture, centre, axes, rng.random() * 180, 0, 360, (rng.random(3) * 255).tolist(), -1)
+    for _ in range(2):
+        a = rng.random(2) * (width, height)
+        b = a + rng.normal(0, 0.5, 2) * torso
+        c = b + rng.normal(0, 0.5, 2) * torso
+        tone = palette[rng.integers(0, 3)] * (0.7 + 0.4 * rng.random())
+        limb(a, b, 0.17, tone)
+        limb(b, c, 0.15, tone)
+
+
+def _grained(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    height, width = picture.shape[:2]
     y, x = rng.integers(0, 512 - min(height, 511)), rng.integers(0, 512 - min(width, 511))
     grain = _grain()[y : y + height, x : x + width]
     if grain.shape != picture.shape:

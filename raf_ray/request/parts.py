@@ -1,0 +1,145 @@
+"""A part of a federation, made from its section of the config: model, loss, client, scorer, method."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from raf_ray.algorithms import built_in
+from raf_ray.algorithms.interface import Algorithm
+from raf_ray.config.tree import Config, ModelConfig, ObjectiveConfig
+from raf_ray.data.codec import SIGMA
+from raf_ray.data.people import People
+from raf_ray.data.shard import cut_shard
+from raf_ray.data.skeletons import Skeleton
+from raf_ray.errors import InputError, one_line
+from raf_ray.evaluation.scorer import CutShard
+from raf_ray.evaluation.spec import ScorerSpec
+from raf_ray.models import ModelSpec
+from raf_ray.paths import given_path
+from raf_ray.plugins import is_import_path, load_object
+from raf_ray.request.people import augmentation_of, margins_of
+from raf_ray.training.client import LocalTraining
+from raf_ray.training.optimizer import OptimizerSpec
+from raf_ray.training.spec import ClientData, ClientPlan, ClientSpec, DeviceSpec, LossSpec
+
+
+def model_spec(config: ModelConfig, num_joints: int) -> ModelSpec:
+    return ModelSpec(config.name, config.depth, num_joints)
+
+
+def initial_model(config: ModelConfig, num_joints: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model with its initial weights, the same for the same seed; and notes on its checkpoint."""
+    torch.manual_seed(seed)
+    model = model_spec(config, num_joints).build()
+    if config.checkpoint is None:
+        return model, ()
+    from raf_ray.models.checkpoint import load_checkpoint, percent  # late: torchvision takes two seconds
+
+    report = load_checkpoint(model, given_path(config.checkpoint, "model.checkpoint"), config.partial)
+    kept = [*report.missing, *report.mismatched]
+    notes = [f"model.checkpoint: {len(report.loaded)} entries loaded from {config.checkpoint}"]
+    if report.source not in ("", "model") or report.prefix:
+        place = f"  under its key '{report.source}'" if report.source else "  at its top"
+        notes.append(place + (f", their names without '{report.prefix}'" if report.prefix else ""))
+    if report.others:
+        notes.append(f"  it has further weights that were not used: {shorten(report.others)}")
+    if report.share < 1:
+        notes.append(f"  they fill {percent(report.share)} of the model's parameters")
+    if kept:
+        notes.append(f"  kept their fresh values: {shorten(kept)}")
+    if report.unexpected:
+        notes.append(f"  in the file, not in the model: {shorten(report.unexpected)}")
+    return model, tuple(notes)
+
+
+def shorten(names: Sequence[str], most: int = 6) -> str:
+    """Some names of a list, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def loss_spec(config: ObjectiveConfig) -> LossSpec:
+    names = ("alpha", "teacher", "weighting", "kd_weight", "loss", "temperature", "resize")
+    return LossSpec(config.name, {**{name: getattr(config, name) for name in names}, "sigma": SIGMA})
+
+
+def device_spec(config: Config) -> DeviceSpec:
+    resources = config.resources
+    return DeviceSpec(resources.threads, resources.gpus_per_client > 0, resources.precision == "bf16")
+
+
+def client_spec(config: Config, plan: ClientPlan, data: ClientData, skeleton: Skeleton) -> ClientSpec:
+    profile = config.resources.profile
+    return ClientSpec(
+        plan=plan,
+        data=data,
+        model=model_spec(config.model, len(skeleton)),
+        loss=loss_spec(config.objective),
+        sampling=config.objective.sampling,
+        own_share=config.objective.own_share,
+        algorithm=algorithm_of(config),
+        training=training_of(config),
+        device=device_spec(config),
+        batch_size=config.optimizer.batch_size,
+        augmentation=augmentation_of(config),
+        margins=margins_of(config, plan.size.aspect),
+        on_bad_image=config.data.on_bad_image,
+        cache_mb=config.data.cache_mb,
+        traced_round=profile.round - 1 if profile is not None and profile.client == plan.name else None,
+    )
+
+
+def training_of(config: Config) -> LocalTraining:
+    asked = config.optimizer.model_dump(exclude={"batch_size"})
+    spec = OptimizerSpec(**{**asked, "steps": tuple(asked["steps"])})
+    return LocalTraining(config.seed, config.federation.rounds, config.federation.local_epochs, spec)
+
+
+def scorer_spec(config: Config, held_out: dict[str, People], cut: CutShard = cut_shard) -> ScorerSpec:
+    evaluation = config.evaluation
+    return ScorerSpec(
+        model=model_spec(config.model, len(held_out["val"].skeleton)),
+        people=held_out,
+        metrics=metrics_of(config),
+        decode=evaluation.decode,
+        flip_test=evaluation.flip_test,
+        batch_size=evaluation.batch_size,
+        device=device_spec(config),
+        on_bad_image=config.data.on_bad_image,
+        cache_mb=config.data.cache_mb,
+        cut=cut,
+    )
+
+
+def metrics_of(config: Config) -> dict[str, str]:
+    """Split -> the metric it is scored by."""
+    evaluation = config.evaluation
+    return {"val": evaluation.val_metric or evaluation.metric, "test": evaluation.metric}
+
+
+def algorithm_of(config: Config) -> Algorithm:
+    """The method with its parameters. Raises InputError where it is one's own and does not fit."""
+    asked = config.algorithm
+    if not is_import_path(asked.name):
+        own = getattr(asked, asked.name, None)
+        parameters = {"weighting": asked.weighting, **(own.model_dump() if own is not None else {})}
+        return built_in()[asked.name](**parameters)
+    make = load_object(asked.name, "algorithm.name")
+    if not callable(make):
+        raise InputError(f"algorithm.name={asked.name} gives {type(make).__name__}, not a class of a method")
+    shared = {"weighting": asked.weighting} if "weighting" in inspect.signature(make).parameters else {}
+    if not shared and asked.weighting != "people":
+        raise InputError(f"algorithm.weighting={asked.weighting}, but {asked.name} takes no weighting; leave it out")
+    try:
+        algorithm = make(**{**shared, **asked.parameters})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"algorithm.parameters do not fit {asked.name}: {one_line(error)}") from error
+    if not isinstance(algorithm, Algorithm):
+        raise InputError(
+            f"algorithm.name={asked.name} gives {type(algorithm).__name__}, "
+            "not a raf_ray.algorithms.interface.Algorithm"
+        )
+    return algorithm
