@@ -5,13 +5,18 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import os
+import pkgutil
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from raf_ray.errors import InputError
+
+Kind = TypeVar("Kind")
 
 
 def is_import_path(name: str) -> bool:
@@ -48,3 +53,20 @@ def names_in(room: str) -> dict[str, str]:
                 if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "NAMES":
                     found.update(dict.fromkeys(ast.literal_eval(node.value), path.stem))
     return found
+
+
+def classes_in(room: str, base: type[Kind]) -> dict[str, type[Kind]]:
+    """File name -> the subclass of `base` that a file of a package defines, in alphabetical order."""
+    found: dict[str, type[Kind]] = {}
+    for info in pkgutil.iter_modules(importlib.import_module(room).__path__):
+        module = importlib.import_module(f"{room}.{info.name}")
+        for _, value in inspect.getmembers(module, inspect.isclass):
+            own = value.__module__ == module.__name__ and value is not base
+            if own and issubclass(value, base) and not inspect.isabstract(value):
+                found[info.name] = value
+    return found
+
+
+def parameters_of(kind: type) -> Mapping[str, Any]:
+    """Parameter name -> its pydantic field, of a class whose fields are config keys."""
+    return dict(getattr(kind, "__pydantic_fields__", {}))

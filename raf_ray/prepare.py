@@ -14,6 +14,7 @@ from raf_ray.data.prepared import CLIENTS_PER_FILE
 from raf_ray.errors import InputError
 from raf_ray.masking import masked_in
 from raf_ray.paths import given_path
+from raf_ray.resolution import tier_label
 
 if TYPE_CHECKING:
     from raf_ray.data.prepared.shards import Written
@@ -103,7 +104,7 @@ def summary(prepared: PreparedShards) -> Any:
         megabytes = sum(one.picture_bytes for one in group) / 1e6
         speed = people / sum(one.seconds for one in group)
         table.add_row(
-            str(len(group)) if many else name, first.size if first.tier == first.size else f"{first.tier} {first.size}",
+            str(len(group)) if many else name, tier_label(first.tier, first.size),
             str(people), f"{100 * upsampled:.0f} %", f"{megabytes:.1f}", f"{speed:.0f}",
         )  # fmt: skip
     table.add_section()

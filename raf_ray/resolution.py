@@ -58,6 +58,11 @@ def parse_size(text: str) -> Size:
     return size
 
 
+def tier_label(tier: str, size: object) -> str:
+    """How a tier is shown: its name and size, or its size alone where that is its name."""
+    return str(size) if tier == str(size) else f"{tier} {size}"
+
+
 def find_size(name: str, tiers: Mapping[str, str], where: str) -> Size:
     """The size of a tier's name or of an ``HxW`` text; `where` is the config key named in the error."""
     if name in tiers:

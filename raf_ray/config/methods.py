@@ -1,13 +1,15 @@
-"""The sections of FL methods: made from the parameters of every file of `raf_ray/algorithms`."""
+"""The sections of FL methods and transforms: made from the parameters of every file of their rooms."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from raf_ray.algorithms import built_in, parameters_of
+from raf_ray import algorithms, transforms
 from raf_ray.config.section import ImportPath, Section
+from raf_ray.plugins import parameters_of
 
 
 class AlgorithmBase(Section):
@@ -35,20 +37,45 @@ def _made(name: str, base: type[Section], doc: str | None, fields: dict[str, Any
     return section
 
 
-def _algorithm_config() -> Any:
-    """The section with a name, and parameters of its own, for every file of `raf_ray/algorithms`."""
-    methods = built_in()
-    name = Field("fedavg", description="Which method; its own parameters are in the section of its name.")
-    fields: dict[str, Any] = {"name": (Literal[*methods] | ImportPath, name)}
-    for method, kind in methods.items():
-        own = {key: (field.annotation, field) for key, field in parameters_of(kind).items() if key != "weighting"}
+class TransformsBase(Section):
+    """What is done to updates on their way, whatever the FL method."""
+
+    apply: list[str] = []
+    """In this order: `clip`, `noise`, or one's own `package.module:Class`."""
+
+
+def _with_parameters(kinds: Mapping[str, type], but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Name -> a section of its parameters, of those that have any."""
+    fields: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        own = {key: (field.annotation, field) for key, field in parameters_of(kind).items() if key not in but}
         if own:
             section = _made(f"{kind.__name__}Config", Section, kind.__doc__, own)
-            fields[method] = (section, section())
+            fields[name] = (section, section())
+    return fields
+
+
+def _algorithm_config() -> Any:
+    """The section with a name, and parameters of its own, for every file of `raf_ray/algorithms`."""
+    methods = algorithms.built_in()
+    name = Field("fedavg", description="Which method; its own parameters are in the section of its name.")
+    fields = {"name": (Literal[*methods] | ImportPath, name), **_with_parameters(methods, ("weighting",))}
     return _made("AlgorithmConfig", AlgorithmBase, AlgorithmBase.__doc__, fields)
+
+
+def _transforms_config() -> Any:
+    """The section with those to apply, and parameters of every file of `raf_ray/transforms`."""
+    known = transforms.built_in()
+    told = f"In this order: {', '.join(known)}, or one's own `package.module:Class`; empty: none."
+    choice: Any = Literal[*known] | ImportPath
+    names: Any = Field([], description=told)
+    fields = {"apply": (list[choice], names), **_with_parameters(known)}
+    return _made("TransformsConfig", TransformsBase, TransformsBase.__doc__, fields)
 
 
 if TYPE_CHECKING:
     AlgorithmConfig = AlgorithmBase
+    TransformsConfig = TransformsBase
 else:
     AlgorithmConfig = _algorithm_config()
+    TransformsConfig = _transforms_config()

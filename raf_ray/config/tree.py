@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raf_ray.config.methods import AlgorithmConfig
+from raf_ray.config.methods import AlgorithmConfig, TransformsConfig
 from raf_ray.config.section import ImportPath, People, Positive, SecretUri, Section, Share, Use, fault_of_name
 from raf_ray.metrics import built_in as built_in_metrics
 from raf_ray.plugins import names_in
@@ -285,6 +285,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
+    transforms: TransformsConfig = TransformsConfig()
     federation: FederationConfig = FederationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluation: Annotated[EvaluationConfig, Use.SETTING] = EvaluationConfig()

@@ -25,6 +25,9 @@ from raf_ray.resolution import Size, parse_size
 from raf_ray.state import Layout
 
 SAMPLES_PER_SIZE = 6
+
+SHARDS = 16
+"""Splits x sizes that share the memory for crops: a choice, room for two splits at the seven sizes of a drift curve."""
 CutShard = Callable[[People, Size, Margins, float], Shard]
 Decode = Literal["argmax", "dark"]
 
@@ -96,8 +99,7 @@ class Scorer:
     def _batches_of(self, split: str, size: str) -> Batches:
         key = (split, size)
         if key not in self._batches:
-            share = self.cache_mb / 16
-            shard = self.cut(self.people[split], parse_size(size), NO_MARGINS, share)
+            shard = self.cut(self.people[split], parse_size(size), NO_MARGINS, self.cache_mb / SHARDS)
             self._batches[key] = Batches(shard, self.batch_size, None, self.device, self.on_bad_image)
         return self._batches[key]
 

@@ -188,12 +188,12 @@ class Federation:
     def _server(self, backend: Backend) -> Server:
         """The server at the start, or as the checkpoint left it, with the clients given back what they kept."""
         spec, saved = self.spec, self.checkpoint
-        count = len(spec.clients)
-        if saved is None:
-            return Server(spec.algorithm, spec.layout, count, spec.initial, spec.algorithm.init_server(spec.layout))
-        for name, memory in self._memories.read(saved.clients):
-            backend.restore(name, memory)
-        return Server(spec.algorithm, spec.layout, count, saved.buffer, saved.server, saved.round)
+        start = (spec.initial, spec.algorithm.init_server(spec.layout), 0)
+        if saved is not None:
+            start = (saved.buffer, saved.server, saved.round)
+            for name, memory in self._memories.read(saved.clients):
+                backend.restore(name, memory)
+        return Server(spec.algorithm, spec.layout, len(spec.clients), *start, spec.transforms, spec.rounds.seed)
 
     def _save(self, backend: Backend, server: Server) -> None:
         """A checkpoint: what clients kept since the last one first, one by one, then the file that names them."""

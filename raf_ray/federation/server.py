@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from raf_ray.algorithms.interface import WEIGHTS, Algorithm, Cohort, Memory
+from raf_ray.algorithms.interface import WEIGHTS, Algorithm, Cohort, Memory, Vectors
 from raf_ray.federation.aggregation import ExactSum
 from raf_ray.state import Layout
 from raf_ray.training.exchange import Down, Up
+from raf_ray.transforms.interface import Transform
+
+TRANSFORMS = 2**31 + 2
+"""Stream of the seed that transforms draw from on the server; cohorts have 2**31."""
 
 
 @dataclass
@@ -27,6 +31,9 @@ class Server:
     memory: Memory
     version: int = 0
     """Rounds that made this state"""
+    transforms: Sequence[Transform] = ()
+    seed: int = 0
+    """Of what transforms draw"""
 
     def down(self) -> Down:
         return Down(self.version, self.state, self.algorithm.send(self.memory))
@@ -37,7 +44,11 @@ class Server:
 
     def step(self, done: RoundSum) -> None:
         """The method's server step on the weights; statistics take the mean, counters the clients' maximum."""
-        mean, count = done.total.mean(), self.layout.count("weights")
+        count, cohort = self.layout.count("weights"), Cohort(done.total.clients, self.clients)
+        mean: Vectors = done.total.mean()
+        for place, transform in enumerate(self.transforms):
+            rng = np.random.default_rng([self.seed, 1 + self.version, TRANSFORMS, place])
+            mean = transform.server(mean, cohort, count, rng)
         before, after = self.layout.floats(self.state), np.zeros_like(self.state)
         floats = self.layout.floats(after)
         floats[count:] = before[count:] + mean[WEIGHTS][count:]
@@ -45,7 +56,7 @@ class Server:
             before[:count],
             {**mean, WEIGHTS: mean[WEIGHTS][:count]},
             self.memory,
-            Cohort(done.total.clients, self.clients),
+            cohort,
         )
         if done.total.counters is not None:
             self.layout.counters(after)[:] = done.total.counters

@@ -17,6 +17,7 @@ from raf_ray.runs.checkpoint import Checkpoint
 from raf_ray.runs.folder import RunFolder
 from raf_ray.state import Layout
 from raf_ray.training.client import Client
+from raf_ray.transforms.interface import Transform
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class FederationSpec:
     make_scorer: Callable[[bool], ScoreModel]
     """Given whether a GPU is there for it"""
     algorithm: Algorithm
+    transforms: tuple[Transform, ...]
     layout: Layout
     initial: np.ndarray
     """(num_bytes,) uint8 state that the first round begins from"""

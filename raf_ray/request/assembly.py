@@ -26,7 +26,16 @@ from raf_ray.federation.spec import ClientInfo, FederationSpec, RoundsSpec
 from raf_ray.models import size_divisor
 from raf_ray.models.norms import check_norms
 from raf_ray.models.saving import save_model
-from raf_ray.request.parts import algorithm_of, client_spec, initial_model, loss_spec, metrics_of, scorer_spec, shorten
+from raf_ray.request.parts import (
+    algorithm_of,
+    client_spec,
+    initial_model,
+    loss_spec,
+    metrics_of,
+    scorer_spec,
+    shorten,
+    transforms_of,
+)
 from raf_ray.request.people import Split, load_data, picture_notes, splits_of
 from raf_ray.request.plans import expected_pixels, final_sizes, plan_clients, round_sizes, trained_sizes
 from raf_ray.resolution import check_divides
@@ -159,6 +168,7 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
         clients=clients,
         make_scorer=scorer_spec(config, prepared.held_out, prepared.cut).build,
         algorithm=algorithm_of(config),
+        transforms=transforms_of(config),
         layout=prepared.layout,
         initial=prepared.initial,
         rounds=rounds_spec(prepared),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from raf_ray.algorithms import built_in
+from raf_ray import algorithms, transforms
 from raf_ray.algorithms.interface import Algorithm
 from raf_ray.config.tree import Config, ModelConfig, ObjectiveConfig
 from raf_ray.data.codec import SIGMA
@@ -25,6 +25,7 @@ from raf_ray.request.people import augmentation_of, margins_of
 from raf_ray.training.client import LocalTraining
 from raf_ray.training.optimizer import OptimizerSpec
 from raf_ray.training.spec import ClientData, ClientPlan, ClientSpec, DeviceSpec, LossSpec
+from raf_ray.transforms.interface import Transform
 
 
 def model_spec(config: ModelConfig, num_joints: int) -> ModelSpec:
@@ -81,6 +82,7 @@ def client_spec(config: Config, plan: ClientPlan, data: ClientData, skeleton: Sk
         sampling=config.objective.sampling,
         own_share=config.objective.own_share,
         algorithm=algorithm_of(config),
+        transforms=transforms_of(config),
         training=training_of(config),
         device=device_spec(config),
         batch_size=config.optimizer.batch_size,
@@ -126,7 +128,7 @@ def algorithm_of(config: Config) -> Algorithm:
     if not is_import_path(asked.name):
         own = getattr(asked, asked.name, None)
         parameters = {"weighting": asked.weighting, **(own.model_dump() if own is not None else {})}
-        return built_in()[asked.name](**parameters)
+        return algorithms.built_in()[asked.name](**parameters)
     make = load_object(asked.name, "algorithm.name")
     if not callable(make):
         raise InputError(f"algorithm.name={asked.name} gives {type(make).__name__}, not a class of a method")
@@ -143,3 +145,27 @@ def algorithm_of(config: Config) -> Algorithm:
             "not a raf_ray.algorithms.interface.Algorithm"
         )
     return algorithm
+
+
+def transforms_of(config: Config) -> tuple[Transform, ...]:
+    """The transforms with their parameters, in order. Raises InputError where one is one's own and is none."""
+    asked = config.transforms
+    return tuple(
+        _own_transform(name)
+        if is_import_path(name)
+        else transforms.built_in()[name](**(getattr(asked, name).model_dump() if hasattr(asked, name) else {}))
+        for name in asked.apply
+    )
+
+
+def _own_transform(path: str) -> Transform:
+    make = load_object(path, "transforms.apply")
+    try:
+        transform = make()
+    except TypeError as error:
+        raise InputError(f"transforms.apply: {path} cannot be made without parameters: {one_line(error)}") from error
+    if not isinstance(transform, Transform):
+        raise InputError(
+            f"transforms.apply: {path} gives {type(transform).__name__}, not a raf_ray.transforms.interface.Transform"
+        )
+    return transform

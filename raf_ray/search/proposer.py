@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -105,7 +106,10 @@ def _optuna(search: Search, known: Sequence[Params]) -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # Another stream after a resume: the same one would draw the first trials' values again.
-    sampler = optuna.samplers.TPESampler(seed=(search.config.seed + 7919 * len(known)) % 2**31)
+    seed = search.config.seed
+    if known:
+        seed = int(np.random.SeedSequence([seed, len(known)]).generate_state(1)[0])
+    sampler = optuna.samplers.TPESampler(seed=seed)
     several = len(search.metrics) > 1
     return OptunaSearch(
         space=OptunaSearch.convert_search_space({key: domain.to_tune() for key, domain in search.space.items()}),

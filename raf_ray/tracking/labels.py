@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raf_ray.config import Config
 from raf_ray.config.loading import config_hash
+from raf_ray.resolution import tier_label
 from raf_ray.training.spec import ClientPlan
 
 GIT_SECONDS = 2.0
@@ -19,7 +20,7 @@ def run_tags(config: Config, plans: Sequence[ClientPlan], folder: Path) -> dict[
         "run_folder": str(folder.resolve()),
         "raf_ray.config_hash": config_hash(config),
         "raf_ray.seed": str(config.seed),
-        "raf_ray.tiers": ", ".join(str(size) if tier == str(size) else f"{tier} {size}" for tier, size in tiers),
+        "raf_ray.tiers": ", ".join(tier_label(tier, size) for tier, size in tiers),
         **git_tags(),
     }
 

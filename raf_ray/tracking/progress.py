@@ -13,6 +13,7 @@ from rich.text import Text
 
 from raf_ray.evaluation.scores import Scores
 from raf_ray.federation.events import ClientFinished, Event, Noted, RoundFinished, RoundStarted, Scored
+from raf_ray.resolution import tier_label
 from raf_ray.terminal import warn
 
 
@@ -35,7 +36,7 @@ class ProgressDisplay:
         title = self._title or folder.name
         clients: dict[str, int] = {}
         for plan in prepared.plans:
-            label = plan.tier if plan.tier == str(plan.size) else f"{plan.tier} {plan.size}"
+            label = tier_label(plan.tier, plan.size)
             clients[label] = clients.get(label, 0) + 1
         who = ", ".join(f"{count} x {label}" for label, count in clients.items())
         config = prepared.config

@@ -23,9 +23,12 @@ from raf_ray.training.moments import read_moments, write_moments
 from raf_ray.training.optimizer import OptimizerSpec, build_optimizer, learning_rate, set_learning_rate
 from raf_ray.training.task import Step, Task
 from raf_ray.training.tracing import Tracer
+from raf_ray.transforms.interface import Transform
 
 MOMENTS = "optimizer."
 """Prefix of the optimiser's moments in a client's memory."""
+TRANSFORM = "transform."
+"""Prefix of what transforms keep in it, before their place."""
 PRIVATE = "private"
 """(num_floats,) float32 in a client's memory, where its method keeps entries from the server."""
 
@@ -53,6 +56,7 @@ class Client:
     algorithm: Algorithm
     training: LocalTraining
     device: torch.device
+    transforms: tuple[Transform, ...] = ()
     traced_round: int | None = None
     """Round, from 0, that the profiler watches."""
     layout: Layout = field(init=False)
@@ -104,11 +108,14 @@ class Client:
             )
         if not np.isfinite(loss):
             raise RunError(self._cause(loss, down, round_index, tally.first_loss()))
+        kept = memory
         up, memory = self._leave(down, before, rule, tally.steps)
         if not setting.optimizer.reset_each_round:
             moments = read_moments(optimizer, self.layout.parameters(self.model))
             memory |= {f"{MOMENTS}{name}": values for name, values in moments.items()}
         weights = up.vectors[WEIGHTS][: self.layout.count("weights")]
+        norm = float(torch.linalg.vector_norm(torch.from_numpy(weights), dtype=torch.float64))
+        up, memory = self._transform(up, round_index, memory, kept)
         return up, Receipt(
             client=self.name,
             people=len(self.task) * setting.local_epochs,
@@ -122,7 +129,7 @@ class Client:
             mb_received=down.num_bytes / 1e6,
             mb_sent=up.num_bytes / 1e6,
             keeps=bool(memory),
-            norm=float(torch.linalg.vector_norm(torch.from_numpy(weights), dtype=torch.float64)),
+            norm=norm,
             device=self.device.type,
             trace=tracer.trace if tracer is not None else None,
         ), memory  # fmt: skip
@@ -157,6 +164,17 @@ class Client:
             update[self.private] = 0
         up = Up(self.name, down.version, {WEIGHTS: update, **vectors}, self.layout.counters(local).copy())
         return up, dict(kept)
+
+    def _transform(self, up: Up, round_index: int, memory: Memory, kept: Memory) -> tuple[Up, Memory]:
+        """The update as it is sent. `kept` is the last round's memory, to `memory` goes what transforms keep now."""
+        vectors, memory = up.vectors, dict(memory)
+        for place, transform in enumerate(self.transforms):
+            prefix = f"{TRANSFORM}{place}."
+            own = {name.removeprefix(prefix): values for name, values in kept.items() if name.startswith(prefix)}
+            rng = np.random.default_rng([self.training.seed, 1 + round_index, self.number, 2, place])
+            vectors, own = transform.client(vectors, own, self.layout.count("weights"), rng)
+            memory |= {f"{prefix}{name}": values for name, values in own.items()}
+        return replace(up, vectors=vectors), memory
 
     def _rule(self, down: Down, round_index: int, memory: Memory) -> LocalRule:
         def full_gradient() -> np.ndarray:

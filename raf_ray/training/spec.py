@@ -23,6 +23,7 @@ from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import Size
 from raf_ray.training.client import Client, LocalTraining
 from raf_ray.training.pose import PoseTask
+from raf_ray.transforms.interface import Transform
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class ClientSpec:
     sampling: Sampling
     own_share: float | None
     algorithm: Algorithm
+    transforms: tuple[Transform, ...]
     training: LocalTraining
     device: DeviceSpec
     batch_size: int
@@ -119,6 +121,7 @@ class ClientSpec:
             model=self.model.build(),
             task=task,
             algorithm=self.algorithm,
+            transforms=self.transforms,
             training=self.training,
             device=device,
             traced_round=self.traced_round,

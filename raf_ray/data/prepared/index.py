@@ -16,7 +16,7 @@ from raf_ray.data.skeletons import Skeleton
 from raf_ray.data.splits import Partition
 from raf_ray.errors import InputError
 from raf_ray.files import read_json, write_json
-from raf_ray.resolution import Size, parse_size
+from raf_ray.resolution import Size, parse_size, tier_label
 
 SCHEMA_VERSION = 2
 """Of the index and the Parquet files. It grows whenever older readers would misread what is written."""
@@ -175,7 +175,7 @@ def _in_words(index: Index) -> list[str]:
     """Clients in short: runs of equal ones as ``2 x high 128x96``."""
     runs: list[tuple[str, int]] = []
     for record in index.clients:
-        label = f"{brief(record.tier)} {record.size}" if record.tier != record.size else record.size
+        label = tier_label(brief(record.tier), record.size)
         if runs and runs[-1][0] == label:
             runs[-1] = (label, runs[-1][1] + 1)
         else:
