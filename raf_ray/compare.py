@@ -18,7 +18,7 @@ from raf_ray.config.tree import ObjectiveConfig
 from raf_ray.errors import InputError
 from raf_ray.experiment.run import connected, run_prepared
 from raf_ray.experiment.watching import watchers_for
-from raf_ray.files import write_json, write_text
+from raf_ray.files import Json, write_json, write_text
 from raf_ray.metrics.drift import drift_to_reference
 from raf_ray.report.figure import picture_problem
 from raf_ray.report.plots import draw_drift
@@ -46,7 +46,7 @@ def methods_of(config: Config) -> dict[str, Config]:
             "objectives one by one and compare their results.json"
         )
     paper = ObjectiveConfig(name="mrkd", levels=levels)
-    plus: dict[str, Any] = {"objective": paper.model_dump()}
+    plus: Json = {"objective": paper.model_dump()}
     merge(plus, read_yaml(preset_path("raf_plus")))
     plain = ObjectiveConfig(name="heatmap", levels=levels)
     methods: dict[str, Config] = {}
@@ -62,7 +62,7 @@ def methods_of(config: Config) -> dict[str, Config]:
 
 
 def _with(config: Config, objective: ObjectiveConfig, clients: list[str] | None = None) -> Config:
-    update: dict[str, Any] = {"objective": objective}
+    update: Json = {"objective": objective}
     if clients is not None:
         update["federation"] = config.federation.model_copy(update={"clients": clients})
     return config.model_copy(update=update)
@@ -100,7 +100,7 @@ def compare(
     overwrite: bool,
     address: str | None,
     console: Console,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Json]:
     """Run the methods one after the other, each into its folder below `output`; method -> results.json."""
     every = methods_of(config)
     chosen = _choose(every, only)
@@ -120,7 +120,7 @@ def compare(
     check_free(output, "comparison", overwrite=overwrite, resume=resume, replaced="its runs")
     for note in notes:
         warn(console, note)
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, Json] = {}
     with connected(config, len(next(iter(prepared.values())).plans), address) as description:
         if description:
             console.print(description, style="dim", highlight=False, soft_wrap=True)
@@ -148,7 +148,7 @@ def _one(
     address: str | None,
     console: Console,
     name: str,
-) -> dict[str, Any]:
+) -> Json:
     resume_this = resume and (folder / "config.yaml").is_file()
     return run_prepared(
         request, folder, resume=resume_this, overwrite=overwrite, address=address,
@@ -165,7 +165,7 @@ def _choose(every: Mapping[str, Config], only: Sequence[str] | None) -> dict[str
     return {name: every[name] for name in every if name in only}
 
 
-def _add_references(results: dict[str, dict[str, Any]], output: Path) -> None:
+def _add_references(results: dict[str, Json], output: Path) -> None:
     """Fill in drift_to_reference where the one-tier federations ran."""
     references = {
         values["train_resolutions"][0]: values["by_resolution"][values["train_resolutions"][0]]

@@ -11,6 +11,9 @@ from typing import Any
 
 from raf_ray.errors import InputError
 
+Json = dict[str, Any]
+"""A JSON object or a mapping of config keys: whoever takes something out of it knows, or checks, what it is."""
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary neighbour, then rename it: readers see the old file or the whole new one."""
@@ -29,7 +32,7 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def without_nan(value: Any) -> Any:
+def without_nan(value: object) -> Any:
     """The same with null for what is not finite, which JSON has no word for."""
     if isinstance(value, Mapping):
         return {str(key): without_nan(item) for key, item in value.items()}

@@ -247,7 +247,7 @@ def test_what_a_search_writes_and_gives_to_tune_holds_no_password(tmp_path):
     (tmp_path / "best.yaml").write_text(write_yaml(search.final_config(search.planned[0])))
     check_untold(tmp_path, repr(search))
     assert "uri: http://bob:***@host" in (tmp_path / "out" / "search.yaml").read_text()
-    assert prepare_search(search, tmp_path / "out", resume=True, overwrite=False).ledger.entries == []
+    assert prepare_search(search, tmp_path / "out", resume=True, overwrite=False).ledger.records == []
 
 
 class Jobs:
@@ -272,7 +272,7 @@ def test_a_submitted_job_is_sent_no_password(tmp_path, monkeypatch, capfd):
     (here / "mine.py").write_text("at = 'http://bob:pw@elsewhere'\n")
     ended = SimpleNamespace(status=JobStatus.SUCCEEDED, driver_exit_code=0, driver_agent_http_address=None)
     monkeypatch.setattr(submit, "connect", lambda dashboard: Jobs(tmp_path / "sent"))
-    monkeypatch.setattr(submit.Log, "follow", lambda self: ended)
+    monkeypatch.setattr(submit.JobLog, "follow", lambda self: ended)
     words = [*RUN, f"tracking.uri=postgresql://bob:{PASSWORD}@host/db", "--config", "mine.yaml"]
     assert run_command(run.main, [*words, "--address", "http://127.0.0.1:8265"]) == 0
     said = capfd.readouterr()

@@ -10,6 +10,7 @@ import requests
 
 from raf_ray.cluster.names import plain_name, run_of
 from raf_ray.errors import InputError
+from raf_ray.files import Json
 from raf_ray.masking import masked_in
 
 ANSWER_SECONDS = 20.0
@@ -102,7 +103,7 @@ def _get(address: str, path: str) -> Any:
         raise InputError(f"{address} is no Ray dashboard: {path} gives status {answer.status_code}") from error
 
 
-def _node(entry: dict[str, Any], logical: dict[str, str]) -> Node:
+def _node(entry: Json, logical: dict[str, str]) -> Node:
     raylet = entry["raylet"]
     held = re.findall(r"([\d.]+)/([\d.]+) (CPU|GPU)$", logical.get(raylet["nodeId"], ""), re.MULTILINE)
     return Node(
@@ -116,7 +117,7 @@ def _node(entry: dict[str, Any], logical: dict[str, str]) -> Node:
     )
 
 
-def _actor(entry: dict[str, Any]) -> Actor | None:
+def _actor(entry: Json) -> Actor | None:
     run = run_of(entry["ray_namespace"] or "")
     if run is None or entry["state"] == "DEAD":
         return None

@@ -22,7 +22,7 @@ from raf_ray.config.plain_yaml import DEEPEST, NotPlain, shown
 from raf_ray.config.section import Section, Use, section_of
 from raf_ray.config.tree import Config
 from raf_ray.errors import InputError
-from raf_ray.files import read_text
+from raf_ray.files import Json, read_text
 from raf_ray.paths import existing_file
 
 PRESETS = Path(__file__).parent / "presets"
@@ -48,7 +48,7 @@ def preset_path(name: str) -> Path:
 
 def load_config(presets: Iterable[str] = (), file: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Resolve a config. Raises InputError with one clear sentence for whatever is wrong."""
-    values: dict[str, Any] = {}
+    values: Json = {}
     for name in presets:
         merge(values, read_yaml(preset_path(name)))
     if file is not None:
@@ -58,7 +58,7 @@ def load_config(presets: Iterable[str] = (), file: str | Path | None = None, ove
     return validate(Config, values)
 
 
-def parse_override(word: str) -> dict[str, Any]:
+def parse_override(word: str) -> Json:
     """``"objective.alpha=0.7"`` -> {"objective": {"alpha": 0.7}}; the value is YAML 1.2."""
     key, equals, text = word.partition("=")
     key = key.strip()
@@ -83,7 +83,7 @@ def parse_yaml(text: str, key: str = "value") -> Any:
         raise InputError(f"{shown(entry)[1:-1]}: {error}") from error
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> Json:
     """A file of config keys; an empty one holds none. Raises InputError naming file, line and key."""
     try:
         values = plain_yaml.read(read_text(path, "config file"))
@@ -113,7 +113,7 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
     return stream.getvalue()
 
 
-def merge(into: dict[str, Any], values: Mapping[str, Any], path: str = "") -> None:
+def merge(into: Json, values: Mapping[str, Any], path: str = "") -> None:
     """Merge mappings key by key; anything else replaces what was there."""
     for key, value in values.items():
         here = f"{path}{key}"
@@ -170,7 +170,7 @@ def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key, ...) != after.get(key, ...)}
 
 
-def flatten(config: BaseModel) -> dict[str, Any]:
+def flatten(config: BaseModel) -> Json:
     """Dotted key -> value, lists and mappings of data kept whole."""
     return _flatten(config.model_dump(mode="json"))
 
@@ -181,8 +181,8 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Json:
+    flat: Json = {}
     for key, value in values.items():
         here = f"{prefix}{key}"
         if isinstance(value, Mapping) and here not in REPLACED_WHOLE:

@@ -13,6 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
+from raf_ray.files import Json
 from raf_ray.masking import masked_in
 
 MOST_CHARACTERS = 1_000_000
@@ -84,10 +85,10 @@ class _Reader:
             self._open.remove(id(node))
         raise _unknown_tag(node, kind, place)
 
-    def _mapping(self, node: MappingNode, place: tuple[str, ...]) -> dict[str, Any]:
+    def _mapping(self, node: MappingNode, place: tuple[str, ...]) -> Json:
         """Keys are text as written. ``<<`` takes over the keys of the mapping, or list of them, that it names."""
-        merged: dict[str, Any] = {}
-        own: dict[str, Any] = {}
+        merged: Json = {}
+        own: Json = {}
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
                 raise _wrong(key, place, "a key is a word, not a list or mapping")
@@ -169,7 +170,7 @@ def _in_words(error: MarkedYAMLError) -> str:
     return words[:200] + place + ("; indent with spaces" if "\\t" in words else "")
 
 
-def shown(value: Any, most: int = 80) -> str:
+def shown(value: object, most: int = 80) -> str:
     """A value as Python writes it, its passwords masked, cut where it is long."""
     try:
         text = masked_in(repr(value))

@@ -66,7 +66,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _numbers_fit(cls, value: Any, info: ValidationInfo) -> Any:
+    def _numbers_fit(cls, value: object, info: ValidationInfo) -> Any:
         """What torch and numpy cannot hold is refused here, whatever the key; infinity and NaN by its type."""
         if info.field_name is not None and section_of(cls.model_fields[info.field_name].annotation) is not None:
             return value  # the section's own keys are looked at one by one
@@ -81,7 +81,7 @@ class Section(BaseModel):
         return value
 
 
-def section_of(annotation: Any) -> type[Section] | None:
+def section_of(annotation: object) -> type[Section] | None:
     """The section that a field's type names, where it may be one."""
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, Section):

@@ -95,7 +95,7 @@ class DataConfig(Section):
 
     @field_validator("augment", mode="before")
     @classmethod
-    def _switch(cls, value: Any) -> Any:
+    def _switch(cls, value: object) -> Any:
         return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")

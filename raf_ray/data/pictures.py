@@ -111,7 +111,7 @@ def check_picture_folder(folder: Path) -> None:
 def sizes_given(entries: Iterable[Mapping[str, Any]]) -> np.ndarray:
     """(n, 2) int64 of COCO's `width` and `height` of n images; 0, 0 where they are absent or no size."""
 
-    def whole(value: Any) -> int:
+    def whole(value: object) -> int:
         found = as_number(value)
         return int(found) if found is not None and 0 < found < 2**31 and found == int(found) else 0
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from raf_ray.evaluation.scores import Sample
+from raf_ray.files import Json
 from raf_ray.models.saving import load_model
 from raf_ray.report.figure import picture_problem
 from raf_ray.report.plots import draw_drift, draw_samples
@@ -16,7 +16,7 @@ from raf_ray.request.plans import trained_sizes
 
 
 def draw_missing(
-    prepared: Prepared, folder: Path, results: dict[str, Any], samples: Sequence[Sample] | None = None
+    prepared: Prepared, folder: Path, results: Json, samples: Sequence[Sample] | None = None
 ) -> Iterator[str]:
     """Draw those of drift.png and samples.png that are not in a completed run's folder.
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from raf_ray.cluster.connect import joined
 from raf_ray.cluster.planner import ActorShares, free_nodes, plan_federation
@@ -23,6 +22,7 @@ from raf_ray.experiment.pictures import draw_missing
 from raf_ray.experiment.watching import Watcher, trackers_for
 from raf_ray.federation.engines import Engine, InProcess, OnRay
 from raf_ray.federation.events import Event, Failed, Finished, Noted
+from raf_ray.files import Json
 from raf_ray.paths import given_path
 from raf_ray.request.assembly import Prepared, federation_spec, prepare
 from raf_ray.runs.folder import RunFolder
@@ -36,7 +36,7 @@ class Results:
     """What a finished run leaves: `values` is results.json."""
 
     folder: Path
-    values: dict[str, Any]
+    values: Json
 
     @property
     def by_resolution(self) -> dict[str, float]:
@@ -138,7 +138,7 @@ def new_folder(parent: Path, name: str = "") -> Path:
     raise InputError(f"no free folder name below {parent}; give --output")
 
 
-def check_output(output: Path, config: Config, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+def check_output(output: Path, config: Config, *, resume: bool, overwrite: bool) -> Json | None:
     """Whether the folder can take this run. Results where it is resumed and complete already.
 
     Raises:
@@ -179,7 +179,7 @@ def shares_of(config: Config, clients: int) -> ActorShares:
 def _watch(
     begin: Callable[[], Generator[Event]], prepared: Prepared, folder: RunFolder, watchers: Sequence[Watcher]
 ) -> Results:
-    results: dict[str, Any] | None = None
+    results: Json | None = None
 
     def end(watcher: Watcher) -> None:
         watcher.end(folder.path, results)
@@ -219,7 +219,7 @@ def _checked(events: Generator[Event], folder: RunFolder) -> Generator[Event]:
 def _draw(
     prepared: Prepared,
     folder: RunFolder,
-    results: dict[str, Any],
+    results: Json,
     watchers: Sequence[Watcher],
     samples: Sequence[Sample] | None = None,
 ) -> None:

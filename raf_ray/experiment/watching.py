@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 
 from raf_ray.config import Config
 from raf_ray.errors import described
 from raf_ray.federation.events import Event
+from raf_ray.files import Json
 from raf_ray.request.assembly import Prepared
 from raf_ray.terminal import warn
 
@@ -24,7 +25,7 @@ class Watcher(Protocol):
 
     def begin(self, prepared: Prepared, folder: Path) -> None: ...
     def see(self, event: Event) -> None: ...
-    def end(self, folder: Path, results: dict[str, Any] | None) -> None: ...
+    def end(self, folder: Path, results: Json | None) -> None: ...
 
 
 class Guarded:
@@ -46,7 +47,7 @@ class Guarded:
         if not self._failed:
             self._try(partial(self._watcher.see, event))
 
-    def end(self, folder: Path, results: dict[str, Any] | None) -> None:
+    def end(self, folder: Path, results: Json | None) -> None:
         self._try(partial(self._watcher.end, folder, results))
 
     def _try(self, call: Callable[[], None]) -> None:

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raf_ray.files import Json
 from raf_ray.training.exchange import Receipt
 
 TOTALS = ("seconds", "forward_pixels", "mb_up", "mb_down")
@@ -44,7 +45,7 @@ class Account:
     _bad: dict[str, int] = field(default_factory=dict)
     """Client -> its people left out, as it last said: a new process knows of them only when it has trained."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Json:
         """Plain containers, for a checkpoint."""
         return {
             "totals": dict(self.totals),
@@ -72,9 +73,7 @@ class Account:
         return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), *norms, "seconds",
                 "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up"]  # fmt: skip
 
-    def add_round(
-        self, done: int, receipts: Sequence[Receipt], arrived: Sequence[float], seconds: float
-    ) -> dict[str, Any]:
+    def add_round(self, done: int, receipts: Sequence[Receipt], arrived: Sequence[float], seconds: float) -> Json:
         """Count a round in; its row.
 
         Args:
@@ -84,7 +83,7 @@ class Account:
             seconds: of the whole round.
         """
         people = sum(receipt.people for receipt in receipts)
-        row: dict[str, Any] = {
+        row: Json = {
             "round": done,
             "loss": _mean((receipt.loss, receipt.people) for receipt in receipts),
             "seconds": round(seconds, 4),

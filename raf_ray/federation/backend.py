@@ -8,7 +8,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from raf_ray.algorithms.interface import Memory
 from raf_ray.errors import RunError, described
@@ -36,16 +36,16 @@ class NodeError(RunError):
 class Backend(Protocol):
     """What the driver asks of a place where clients live."""
 
-    def publish(self, down: Down) -> Any:
+    def publish(self, down: Down) -> object:
         """Make a state readable by all; what it returns is passed to `train` and `submit_score`."""
 
-    def train(self, down: Any, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
+    def train(self, down: object, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
         """Train the named clients; updates come as they are ready. Raises ClientError."""
 
-    def submit_score(self, down: Any, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Any:
+    def submit_score(self, down: object, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> object:
         """Begin to score a state; `collect_score` takes what this returns."""
 
-    def collect_score(self, pending: Any, wait: bool) -> Scores | None:
+    def collect_score(self, pending: object, wait: bool) -> Scores | None:
         """The scores, or None where they are not ready and `wait` is false."""
 
     def memory(self, client: str) -> Memory:
@@ -71,7 +71,8 @@ class InProcessBackend:
         state.setflags(write=False)
         return replace(down, state=state)
 
-    def train(self, down: Down, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
+    def train(self, down: object, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
+        assert isinstance(down, Down)
         for name in clients:
             try:
                 client = self._clients[name]
@@ -81,10 +82,12 @@ class InProcessBackend:
                 details = traceback.format_exc()
                 raise ClientError(name, self._tiers[name], round_index, described(error), details) from error
 
-    def submit_score(self, down: Down, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
+    def submit_score(self, down: object, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
+        assert isinstance(down, Down)
         return self._score(down.state, split, sizes, sample_sizes)
 
-    def collect_score(self, pending: Scores, wait: bool) -> Scores:
+    def collect_score(self, pending: object, wait: bool) -> Scores:
+        assert isinstance(pending, Scores)
         return pending
 
     def memory(self, client: str) -> Memory:

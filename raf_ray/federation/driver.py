@@ -29,7 +29,7 @@ from raf_ray.federation.events import (
 )
 from raf_ray.federation.server import Server
 from raf_ray.federation.spec import FederationSpec
-from raf_ray.files import without_nan, write_atomically
+from raf_ray.files import Json, without_nan, write_atomically
 from raf_ray.metrics.drift import drift_spread
 from raf_ray.runs.checkpoint import Checkpoint
 from raf_ray.runs.folder import RunFolder
@@ -53,7 +53,7 @@ class Federation:
     _stopped: threading.Event = field(default_factory=threading.Event)
     _ended: threading.Event = field(default_factory=threading.Event)
     _backend: Backend | None = None
-    _pending: tuple[int, Any] | None = None
+    _pending: tuple[int, object] | None = None
 
     def __post_init__(self) -> None:
         self._tiers = self.spec.tiers
@@ -129,7 +129,7 @@ class Federation:
         yield from self._collect(backend, wait=True)
         yield from self._finish(backend, down, server.state)
 
-    def _train(self, backend: Backend, server: Server, down: Any, index: int) -> Generator[Event, None, Any]:
+    def _train(self, backend: Backend, server: Server, down: object, index: int) -> Generator[Event, None, object]:
         """One round: train a cohort, sum as its updates come, step. Returns the next state as it was published."""
         asked, done = self.spec.rounds, index + 1
         clients = self.spec.clients
@@ -161,7 +161,7 @@ class Federation:
         yield RoundFinished(done, asked.rounds, row)
         return down
 
-    def _finish(self, backend: Backend, down: Any, buffer: np.ndarray) -> Iterator[Event]:
+    def _finish(self, backend: Backend, down: object, buffer: np.ndarray) -> Iterator[Event]:
         asked = self.spec.rounds
         pending = backend.submit_score(down, asked.final_split, asked.final_sizes, asked.trained_sizes)
         self.spec.save_model(buffer, self.folder / "model.pt")
@@ -240,7 +240,7 @@ class Federation:
         write_atomically(path, lambda temporary: temporary.write_bytes(gzip.decompress(trace)))
         log.info("trace of client %s in round %d: %s (open it at https://ui.perfetto.dev)", client, done, path)
 
-    def _results(self, status: str, **more: Any) -> dict[str, Any]:
+    def _results(self, status: str, **more: Any) -> Json:
         values = {"status": status, **self.spec.facts, "drift_to_reference": None, **more,
                   "cost_by_tier": self._account.costs(), "totals": self._account.totals}  # fmt: skip
         return dict(without_nan(values))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from raf_ray.evaluation.scores import Sample, Scores
+from raf_ray.files import Json
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ActorLost:
 
 @dataclass(frozen=True)
 class Finished:
-    results: dict[str, Any]
+    results: Json
     """What results.json holds."""
     samples: tuple[Sample, ...]
 

@@ -18,8 +18,7 @@ from raf_ray.federation.actor_log import ActorLog
 from raf_ray.federation.driver import Federation
 from raf_ray.federation.events import Event
 from raf_ray.federation.meters import Meters, metered
-from raf_ray.training.client import Client
-from raf_ray.training.exchange import Down, Receipt, Up
+from raf_ray.training.exchange import Down, LocalClient, Receipt, Up
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +29,10 @@ LONGEST_CAUSE = 300
 class ClientHost:
     """One client; see `raf_ray.training.client.Client`."""
 
-    def __init__(self, name: str, make: Callable[[], Client]) -> None:
+    def __init__(self, name: str, make: Callable[[], LocalClient]) -> None:
         self._name = name
         self._make = make
-        self._client: Client | None = None
+        self._client: LocalClient | None = None
         self._memory: Memory | None = None
 
     def __repr__(self) -> str:
@@ -48,7 +47,7 @@ class ClientHost:
             os.nice(19)
         self._log = ActorLog.install(self._name)
         self._client = self._make()
-        log.info("built, with %d people", len(self._client.task))
+        log.info("built, with %d people", self._client.people)
         return this_node()
 
     def train(self, down: Down, round_index: int) -> tuple[Up, Receipt]:

@@ -112,10 +112,10 @@ class RayBackend:
         for node in dict.fromkeys(self._nodes[name] for name in self._clients):
             log.info("on node %s: %s", node.address, ", ".join(self._living_on(node)))
 
-    def publish(self, down: Down) -> Any:
+    def publish(self, down: Down) -> object:
         return ray.put(down)
 
-    def train(self, down: Any, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
+    def train(self, down: object, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
         self._begun = round_index + 1
         task = f"train round {self._begun}"
         calls = {self._clients[name].train.options(name=task).remote(down, round_index): name for name in clients}
@@ -125,11 +125,11 @@ class RayBackend:
                 raise self._sentence(came, round_index)
             yield came.value
 
-    def submit_score(self, down: Any, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Any:
+    def submit_score(self, down: object, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> object:
         self._check_built(self._building_evaluator)
         return self._evaluator.score.options(name=f"score {split}").remote(down, split, sizes, sample_sizes)
 
-    def collect_score(self, pending: Any, wait: bool) -> Scores | None:
+    def collect_score(self, pending: object, wait: bool) -> Scores | None:
         if not wait and not ray.wait([pending], timeout=0)[0]:
             return None
         scores: Scores = self._value({pending: EVALUATOR})
@@ -146,7 +146,7 @@ class RayBackend:
         for actor in (*self._clients.values(), self._evaluator):
             ray.kill(actor)
 
-    def _check_built(self, building: dict[Any, str]) -> None:
+    def _check_built(self, building: dict[object, str]) -> None:
         """Wait until these are built, and note where they live. Raises RunError where one cannot be."""
         homes: dict[str, str] = {}
         came: Answer[str] | Failure
@@ -157,14 +157,14 @@ class RayBackend:
         known = {node["NodeID"]: Raylet(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes()}
         self._nodes.update({name: known[home] for name, home in homes.items()})
 
-    def _value(self, call: dict[Any, str]) -> Any:
+    def _value(self, call: dict[object, str]) -> Any:
         """What one call gives. Raises RunError where it fails."""
         (came,) = self._arrivals(call)
         if isinstance(came, Failure):
             raise self._sentence(came) from came.error
         return came.value
 
-    def _arrivals(self, calls: dict[Any, str]) -> Iterator[Answer[Any] | Failure]:
+    def _arrivals(self, calls: dict[object, str]) -> Iterator[Answer[Any] | Failure]:
         """What calls (reference -> actor) come to, as they finish. Takes them out of `calls`, so that results are
         freed."""
         while calls:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,10 +12,11 @@ from raf_ray.algorithms.interface import Algorithm
 from raf_ray.errors import InputError
 from raf_ray.evaluation.scores import ScoreModel
 from raf_ray.federation.accounting import Account
+from raf_ray.files import Json
 from raf_ray.runs.checkpoint import Checkpoint
 from raf_ray.runs.folder import RunFolder
 from raf_ray.state import Layout
-from raf_ray.training.client import Client
+from raf_ray.training.exchange import LocalClient
 from raf_ray.transforms.interface import Transform
 
 
@@ -29,7 +29,7 @@ class ClientInfo:
     people: int
     cost: float
     """Expected forward pixels a round: who takes longest."""
-    make: Callable[[], Client]
+    make: Callable[[], LocalClient]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class FederationSpec:
     initial: np.ndarray
     """(num_bytes,) uint8 state that the first round begins from"""
     rounds: RoundsSpec
-    facts: dict[str, Any]
+    facts: Json
     """What results.json says of the run whatever comes out: seed, people, versions ..."""
     save_model: Callable[[np.ndarray, Path], None]
     """(buffer, path): write model.pt"""

@@ -99,7 +99,7 @@ def _kind(path: Path) -> str | None:
     return None
 
 
-def _state_dicts(content: Any, inside: str = "") -> dict[str, dict[str, Tensor]]:
+def _state_dicts(content: object, inside: str = "") -> dict[str, dict[str, Tensor]]:
     """Key -> state dict, the one to use first: at the top, under a known key, or under one within one."""
     if not isinstance(content, Mapping) or not content:
         return {}

@@ -6,17 +6,28 @@ each, joint weights (B, K) and L level weights; and returns a `Loss`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Protocol
+
+from torch import Tensor
 
 from raf_ray.objectives.heatmap import Loss, heatmap
-from raf_ray.objectives.mrkd import mrkd, multires
-
-Objective = Callable[..., Loss]
+from raf_ray.objectives.mrkd import Switches, mrkd, multires
 
 
-def build_objective(name: str, **switches: Any) -> Objective:
+class Objective(Protocol):
+    def __call__(
+        self,
+        heatmaps: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        weights: Tensor,
+        level_weights: Sequence[float],
+        /,
+    ) -> Loss: ...
+
+
+def build_objective(name: str, switches: Switches) -> Objective:
     """A built-in objective; `switches` are those of `mrkd`, which the others do without."""
     if name == "heatmap":
         return heatmap
@@ -27,4 +38,4 @@ def build_objective(name: str, **switches: Any) -> Objective:
     raise ValueError(f"no built-in objective is called '{name}'")
 
 
-__all__ = ["Loss", "Objective", "build_objective", "heatmap", "mrkd", "multires"]
+__all__ = ["Loss", "Objective", "Switches", "build_objective", "heatmap", "mrkd", "multires"]

@@ -7,7 +7,7 @@ Gaussian target; each level but the first is also a student of a level above it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -19,6 +19,19 @@ from raf_ray.resolution import Size
 
 Teacher = Literal["previous", "highest", "ensemble"]
 Resize = Literal["nearest", "bilinear", "matched"]
+
+
+class Switches(TypedDict, total=False):
+    """What `mrkd` can be told."""
+
+    alpha: float
+    teacher: Teacher
+    weighting: Literal["convex", "additive"]
+    kd_weight: float
+    loss: Literal["mse", "kl"]
+    temperature: float
+    resize: Resize
+    sigma: float
 
 
 def mrkd(

@@ -61,7 +61,7 @@ def points(metric: str, value: float | None) -> str:
     return f"{100 * value:.1f}" if value is not None and is_share(metric) else short(value)
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """A value in few characters."""
     if value is None:
         return "-"

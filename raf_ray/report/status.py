@@ -15,7 +15,7 @@ from rich.text import Text
 
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
-from raf_ray.files import read_json
+from raf_ray.files import Json, read_json
 from raf_ray.metrics import title_of
 from raf_ray.metrics.pareto import unbeaten
 from raf_ray.runs.folder import RunFolder
@@ -211,7 +211,7 @@ def _values(trial: Mapping[str, Any], metrics: Sequence[str]) -> list[Any]:
     return [(trial.get("metrics") or {}).get(metric) for metric in metrics]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -262,7 +262,7 @@ def _points(value: float | None) -> str:
     return "-" if value is None or value != value else f"{100 * value:.1f}"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Json:
     if not path.exists():
         return {}
     values = read_json(path, "file")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from raf_ray.errors import InputError
 from raf_ray.evaluation.scorer import CutShard, check_metric
 from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.spec import ClientInfo, FederationSpec, RoundsSpec
+from raf_ray.files import Json
 from raf_ray.models import size_divisor
 from raf_ray.models.norms import check_norms
 from raf_ray.models.saving import save_model
@@ -177,7 +177,7 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
     )
 
 
-def facts_of(prepared: Prepared, name: str) -> dict[str, Any]:
+def facts_of(prepared: Prepared, name: str) -> Json:
     """What results.json says whatever comes out."""
     config, plans = prepared.config, prepared.plans
     upsampled: dict[str, list[float]] = {}

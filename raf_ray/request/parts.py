@@ -19,6 +19,7 @@ from raf_ray.errors import InputError, one_line
 from raf_ray.evaluation.scorer import CutShard
 from raf_ray.evaluation.spec import ScorerSpec
 from raf_ray.models import ModelSpec
+from raf_ray.objectives import Switches
 from raf_ray.paths import given_path
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.request.people import augmentation_of, margins_of
@@ -63,8 +64,17 @@ def shorten(names: Sequence[str], most: int = 6) -> str:
 
 
 def loss_spec(config: ObjectiveConfig) -> LossSpec:
-    names = ("alpha", "teacher", "weighting", "kd_weight", "loss", "temperature", "resize")
-    return LossSpec(config.name, {**{name: getattr(config, name) for name in names}, "sigma": SIGMA})
+    switches = Switches(
+        alpha=config.alpha,
+        teacher=config.teacher,
+        weighting=config.weighting,
+        kd_weight=config.kd_weight,
+        loss=config.loss,
+        temperature=config.temperature,
+        resize=config.resize,
+        sigma=SIGMA,
+    )
+    return LossSpec(config.name, switches)
 
 
 def device_spec(config: Config) -> DeviceSpec:

@@ -11,6 +11,7 @@ import numpy as np
 
 from raf_ray.algorithms.interface import Memory
 from raf_ray.errors import InputError
+from raf_ray.files import Json
 from raf_ray.plain_tensors import save_plain
 from raf_ray.state import Layout
 
@@ -26,7 +27,7 @@ class Checkpoint:
     """What the method keeps on the server"""
     clients: dict[str, int]
     """Client name -> round after which it kept what it keeps; see `raf_ray.runs.memories`"""
-    account: dict[str, Any]
+    account: Json
     """`raf_ray.federation.accounting.Account.state`"""
 
 
@@ -69,7 +70,7 @@ def not_this_run(path: Path, error: ValueError) -> str:
     return f"{path} is not this run's: {error}; start again with --overwrite"
 
 
-def _checkpoint_of(values: Any, layout: Layout, known: Collection[str], rounds: int) -> Checkpoint:
+def _checkpoint_of(values: object, layout: Layout, known: Collection[str], rounds: int) -> Checkpoint:
     """What a checkpoint file holds, checked. Raises ValueError saying what is wrong."""
     names = {field.name for field in fields(Checkpoint)}
     if not isinstance(values, dict) or not names & set(values):

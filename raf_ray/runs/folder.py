@@ -21,7 +21,7 @@ from raf_ray.runs.checkpoint import Checkpoint, not_this_run, read_checkpoint, w
 from raf_ray.runs.memories import MemoryFiles
 from raf_ray.runs.output import check_free, writing_to
 from raf_ray.runs.tables import RESTORE, Scoring, check_cells, lines_until, rows_of, scorings, whole_rows
-from raf_ray.files import read_json, read_text, write_json, write_text
+from raf_ray.files import Json, read_json, read_text, write_json, write_text
 
 if TYPE_CHECKING:
     from raf_ray.state import Layout
@@ -233,7 +233,7 @@ class RunFolder:
             if results.get("status") in ("starting", "running"):
                 self.end_results({**results, "status": status, "error": cause})
 
-    def results(self) -> dict[str, Any] | None:
+    def results(self) -> Json | None:
         """results.json, or None where there is none. Raises InputError where it is damaged."""
         path = self / "results.json"
         if not path.exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raf_ray.config import write_yaml
-from raf_ray.files import without_nan, write_json, write_text
+from raf_ray.files import Json, without_nan, write_json, write_text
 from raf_ray.metrics import title_of
 from raf_ray.report.figure import picture_problem
 from raf_ray.report.html import Part, write_report
@@ -30,7 +30,7 @@ from raf_ray.search.ledger import Ledger, TrialRecord
 from raf_ray.search.spec import COSTS, Search
 
 
-def score_winner(output: Path, ledger: Ledger, best: TrialRecord) -> dict[str, Any]:
+def score_winner(output: Path, ledger: Ledger, best: TrialRecord) -> Json:
     """The winner's scores on `test`; kept in test.json, so that the test people are looked at once."""
     path = output / "test.json"
     if path.is_file():
@@ -54,10 +54,10 @@ def write_answer(
     search: Search,
     ledger: Ledger,
     rows: Sequence[TrialRow],
-    test: dict[str, Any],
+    test: Json,
     seconds: float,
     warn: Callable[[str], None],
-) -> dict[str, Any]:
+) -> Json:
     """Write all files of the answer; the values of results.json. `warn` is told what cannot be drawn."""
     output, best = ledger.output, ledger.best()
     assert best is not None
@@ -91,7 +91,7 @@ def write_answer(
     return values
 
 
-def _facts(search: Search, values: dict[str, Any], seconds: float) -> dict[str, str]:
+def _facts(search: Search, values: Json, seconds: float) -> dict[str, str]:
     config = search.config
     goal = ", ".join(f"{name} ({mode})" for name, mode in zip(search.metrics, search.modes, strict=True))
     counts = ", ".join(f"{count} {status}" for status, count in values["trials"].items() if count)
@@ -104,7 +104,7 @@ def _facts(search: Search, values: dict[str, Any], seconds: float) -> dict[str, 
     }
 
 
-def _winner_part(best: TrialRecord, test: dict[str, Any]) -> Part:
+def _winner_part(best: TrialRecord, test: Json) -> Part:
     scored = [s for s, value in test["by_resolution"].items() if value is not None and f"score/{s}" in best.metrics]
     metric = title_of(test["metric"])
     return Part(

@@ -10,10 +10,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from raf_ray.errors import InputError
-from raf_ray.files import write_json
+from raf_ray.files import Json, write_json
 from raf_ray.metrics.pareto import unbeaten
 from raf_ray.runs.folder import RunFolder
 from raf_ray.search.space import Params
@@ -122,7 +122,7 @@ def load_ledger(output: Path, metrics: Sequence[str], modes: Sequence[str]) -> L
     return Ledger(output, values["metric"], values["mode"], records)
 
 
-def _no_nan(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _no_nan(trials: list[Json]) -> list[Json]:
     for trial in trials:
         trial["metrics"] = {key: value for key, value in trial["metrics"].items() if value == value}
     return trials

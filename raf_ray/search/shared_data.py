@@ -14,9 +14,11 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from raf_ray.config import Config
 from raf_ray.data.crop import Margins
+from raf_ray.data.encoded import OnBadImage
 from raf_ray.data.packed import PackedShard, pack
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard, cut_shard
@@ -62,18 +64,18 @@ SharedDataActor: Any = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=8)
 """Threads: reading and cutting pictures runs outside Python's lock."""
 
 
-def take(shared_data: Any, key: str, make: Callable[[], Any]) -> Any:
+def take(shared_data: ActorHandle, key: str, make: Callable[[], Any]) -> Any:
     """What is among the shared data under `key`; numpy arrays in it are read-only views of the node's store."""
     return ray.get(ray.get(shared_data.reference.remote(key, make))[0])
 
 
-def uri_of(shared_data: Any) -> str | None:
+def uri_of(shared_data: ActorHandle) -> str | None:
     """What the shared data keep for MLflow."""
     return ray.get(shared_data.uri.remote())
 
 
 def shared_load(
-    shared_data: Any, config: Config, plans: Sequence[ClientPlan], splits: Sequence[Split]
+    shared_data: ActorHandle, config: Config, plans: Sequence[ClientPlan], splits: Sequence[Split]
 ) -> tuple[tuple[ClientData, ...], dict[str, People]]:
     """`load_data`, once for all trials with the same people."""
     key = _key("people", _data_of(config), [(plan.name, str(plan.size)) for plan in plans], list(splits),
@@ -81,7 +83,7 @@ def shared_load(
     return take(shared_data, key, partial(load_data, config, plans, splits))
 
 
-def with_shared_pixels(shared_data: Any, prepared: Prepared) -> Prepared:
+def with_shared_pixels(shared_data: ActorHandle, prepared: Prepared) -> Prepared:
     """The same request, whose clients and evaluator take their patches from the shared data.
 
     A shard that `data.cache_mb` does not hold stays as it was: read piece by piece.
@@ -100,11 +102,11 @@ def with_shared_pixels(shared_data: Any, prepared: Prepared) -> Prepared:
     return replace(prepared, data=tuple(data), cut=cut)
 
 
-def _open(shared_data: Any, key: str, make: Callable[[], PackedShard], cache_mb: float) -> Shard:
+def _open(shared_data: ActorHandle, key: str, make: Callable[[], PackedShard], cache_mb: float) -> Shard:
     return take(shared_data, key, make).unpack(cache_mb)
 
 
-def _pack_client(own: ClientData, size: Size, margins: Margins, on_bad_image: Any) -> PackedShard:
+def _pack_client(own: ClientData, size: Size, margins: Margins, on_bad_image: OnBadImage) -> PackedShard:
     if own.open_shard is not None:
         return pack(own.open_shard(), on_bad_image)
     assert own.people is not None
@@ -112,7 +114,13 @@ def _pack_client(own: ClientData, size: Size, margins: Margins, on_bad_image: An
 
 
 def _cut_shared(
-    shared_data: Any, on_bad_image: Any, source: str, people: People, size: Size, margins: Margins, cache_mb: float
+    shared_data: ActorHandle,
+    on_bad_image: OnBadImage,
+    source: str,
+    people: People,
+    size: Size,
+    margins: Margins,
+    cache_mb: float,
 ) -> Shard:
     """`cut_shard` of held-out people, from the shared data."""
     if not _fits(len(people), size, margins, cache_mb):
@@ -122,7 +130,7 @@ def _cut_shared(
     return take(shared_data, _key("held out", source, labels, str(size)), make).unpack(cache_mb)
 
 
-def _pack_people(people: People, size: Size, margins: Margins, on_bad_image: Any) -> PackedShard:
+def _pack_people(people: People, size: Size, margins: Margins, on_bad_image: OnBadImage) -> PackedShard:
     return pack(cut_shard(people, size, margins), on_bad_image)
 
 
@@ -130,9 +138,9 @@ def _fits(people: int, size: Size, margins: Margins, cache_mb: float) -> bool:
     return people * 3 * size.pixels * margins.width * margins.height <= cache_mb * 2**20
 
 
-def _data_of(config: Config) -> Any:
+def _data_of(config: Config) -> list[object]:
     return [config.data.model_dump(mode="json"), config.seed]
 
 
-def _key(*parts: Any) -> str:
+def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

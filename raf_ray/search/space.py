@@ -13,8 +13,9 @@ from raf_ray.config.loading import REPLACED_WHOLE, merge, nearest, use_of, valid
 from raf_ray.config.plain_yaml import shown
 from raf_ray.config.section import Use
 from raf_ray.errors import InputError
+from raf_ray.files import Json
 
-Params = dict[str, Any]
+Params = Json
 """Config key -> value of one trial."""
 
 NUMERIC = ("uniform", "loguniform", "quniform", "randint")
@@ -55,7 +56,7 @@ class Domain:
         return next(value for value in self.args if label(value) == sampled)
 
 
-def label(value: Any) -> Any:
+def label(value: object) -> Any:
     """A list or mapping as one line of text; anything else as it is."""
     return json.dumps(value) if isinstance(value, list | dict) else value
 
@@ -69,7 +70,7 @@ def parse_space(entries: Mapping[str, Any]) -> dict[str, Domain]:
     return {key: _domain(key, entry) for key, entry in entries.items()}
 
 
-def _domain(key: str, entry: Any) -> Domain:
+def _domain(key: str, entry: object) -> Domain:
     kinds = ", ".join((*NUMERIC, *LISTED))
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise InputError(f"param_space.{key}: write one domain, such as {{uniform: [0, 1]}} (known: {kinds})")
@@ -153,7 +154,7 @@ def _default(key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _copy(values: Any) -> Any:
+def _copy(values: object) -> Any:
     return {key: _copy(value) for key, value in values.items()} if isinstance(values, Mapping) else values
 
 
@@ -179,7 +180,7 @@ def relabel(space: Mapping[str, Domain], params: Params) -> Params:
     return {key: label(params[key]) if space[key].is_listed else params[key] for key in space}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 

@@ -17,6 +17,7 @@ from raf_ray.config.plain_yaml import shown
 from raf_ray.config.section import Positive, Section, Use
 from raf_ray.config.tree import TrackingConfig
 from raf_ray.errors import InputError
+from raf_ray.files import Json
 from raf_ray.masking import masked
 from raf_ray.paths import existing_file
 from raf_ray.request.plans import asked_sizes, plan_clients
@@ -64,9 +65,9 @@ class TrialResources(Section):
 class SearchConfig(Section):
     """One search: federations that differ in some config keys."""
 
-    base: dict[str, Any] = Field(default_factory=dict)
+    base: Json = Field(default_factory=dict)
     """What all trials share: `presets` (a list), `config` (a file), and config keys over them."""
-    param_space: dict[str, Any] = Field(default_factory=dict)
+    param_space: Json = Field(default_factory=dict)
     """Config key -> {uniform|loguniform|quniform|randint|choice|grid_search: values}."""
     metric: str | list[str] = "score_mean"
     """What is searched for, on `val`: one, or several for a Pareto front; the first names the winner."""
@@ -135,7 +136,7 @@ class Search:
 
     def trial_config(self, params: Mapping[str, Any]) -> Config:
         """A trial's config: its values over the base's, scored on `val`. Raises InputError."""
-        values: dict[str, Any] = {}
+        values: Json = {}
         merge(values, self.values)
         merge(values, SELECTION)
         return resolve(values, params)
@@ -189,12 +190,12 @@ def check_search(name: str, values: Mapping[str, Any]) -> Search:
     return replace(search, planned=tuple(unique), drawn=tuple(unique), repeats=len(drawn) - len(unique))
 
 
-def _base_values(base: Mapping[str, Any]) -> dict[str, Any]:
+def _base_values(base: Mapping[str, Any]) -> Json:
     rest = dict(base)
     presets, file = rest.pop("presets", []), rest.pop("config", None)
     if not isinstance(presets, list):
         raise InputError(f"base.presets: write a list, such as [demo] (got {shown(presets)})")
-    values: dict[str, Any] = {}
+    values: Json = {}
     for preset in presets:
         merge(values, read_yaml(preset_path(str(preset))))
     if file is not None:
@@ -203,7 +204,7 @@ def _base_values(base: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _without_secrets(base: Mapping[str, Any]) -> dict[str, Any]:
+def _without_secrets(base: Mapping[str, Any]) -> Json:
     tracking = base.get("tracking")
     if not isinstance(tracking, Mapping) or not isinstance(tracking.get("uri"), str):
         return dict(base)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from raf_ray.cluster.connect import joined
 from raf_ray.cluster.planner import Placement, TrialRequest, plan_trials
@@ -16,7 +15,7 @@ from raf_ray.config import Config
 from raf_ray.config.loading import differences, dump_yaml, read_yaml, validate
 from raf_ray.config.plain_yaml import shown
 from raf_ray.errors import InputError, RunError
-from raf_ray.files import write_text
+from raf_ray.files import Json, write_text
 from raf_ray.models import size_divisor
 from raf_ray.report.search import TrialRow
 from raf_ray.request import assembly, parts
@@ -42,7 +41,7 @@ class Answer:
     folder: Path
     ledger: Ledger
     rows: list[TrialRow]
-    values: dict[str, Any]
+    values: Json
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def _check_same(search: Search, output: Path) -> None:
         raise InputError(f"cannot resume {output} with another search: {told}{more}")
 
 
-def _spec_values(search: Search) -> dict[str, Any]:
+def _spec_values(search: Search) -> Json:
     """The search with its base resolved, so that it means the same when presets change."""
     return {"name": search.name, **search.config.model_dump(mode="json"), "base": dict(search.values)}
 

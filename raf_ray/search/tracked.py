@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from raf_ray.config import Config
 from raf_ray.config.loading import flatten
 from raf_ray.config.section import SecretUri
 from raf_ray.config.tree import TrackingConfig
 from raf_ray.experiment.watching import Guarded, Watcher
+from raf_ray.files import Json
 from raf_ray.search.ledger import Ledger, TrialRecord
 from raf_ray.search.spec import Search
 from raf_ray.tracking.log import spared
@@ -44,7 +44,7 @@ class Tracking:
         search_id = self.parent.search_id if self.parent is not None else None
         return partial(_watchers, self.setting, search_id)
 
-    def answer(self, ledger: Ledger, best: TrialRecord, test: dict[str, Any]) -> None:
+    def answer(self, ledger: Ledger, best: TrialRecord, test: Json) -> None:
         """Log what the search found, and the winner's model with the winner's run."""
         if self.parent is None:
             return

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ray.actor import ActorHandle
+
 from raf_ray.cluster.planner import ActorShares
 from raf_ray.config import Config
 from raf_ray.config.loading import config_hash
@@ -19,7 +21,7 @@ from raf_ray.experiment.run import run_prepared
 from raf_ray.experiment.watching import Watcher
 from raf_ray.federation.engines import Engine, InProcess, InTrial
 from raf_ray.federation.events import Event, RoundFinished, Scored
-from raf_ray.files import write_json
+from raf_ray.files import Json, write_json
 from raf_ray.metrics.drift import drift_spread
 from raf_ray.request.assembly import Prepared, federation_spec, prepare
 from raf_ray.request.plans import asked_sizes, plan_clients, trained_sizes
@@ -44,7 +46,7 @@ class TrialSetting:
     """Where the command runs: relative paths of the config mean this one."""
     session: str
     """Another one after each resume."""
-    shared_data: Any
+    shared_data: ActorHandle
     """Handle of the actor that keeps what trials share."""
     shares: ActorShares
     watchers: Callable[[Config, TrialRecord, str | None], Sequence[Watcher]]
@@ -104,7 +106,7 @@ class Reporter:
         elif isinstance(event, Scored):
             self._tell(report(self.config, self._rows[: event.round], event.scores.by_resolution))
 
-    def end(self, folder: Path, results: dict[str, Any] | None) -> None: ...
+    def end(self, folder: Path, results: Json | None) -> None: ...
 
     def replay(self, last: int) -> None:
         """Report the scored rounds of the run folder again, to round `last`, marked as replayed."""

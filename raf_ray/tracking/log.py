@@ -122,7 +122,7 @@ class Log:
         if self._sender is not None:
             self._sender.finish()
 
-    def _put(self, kind: str, **values: Any) -> None:
+    def _put(self, kind: str, **values: object) -> None:
         record: Record = {"kind": kind, "time": int(time.time() * 1000), **values}
         try:
             self._outbox.append(record)
@@ -149,7 +149,7 @@ def _text(value: str) -> str:
     return value.encode("utf-8", "replace").decode()
 
 
-def _param(value: Any) -> str:
+def _param(value: object) -> str:
     text = _text(str(value))
     return text if len(text) <= LONGEST_PARAM else text[: LONGEST_PARAM - len(CUT)] + CUT
 

@@ -14,7 +14,9 @@ from raf_ray.config import Config
 from raf_ray.config.loading import flatten
 from raf_ray.config.tree import TrackingConfig
 from raf_ray.federation.events import Event, RoundFinished, Scored
+from raf_ray.files import Json
 from raf_ray.metrics.drift import drift_spread
+from raf_ray.request.assembly import Prepared
 from raf_ray.request.plans import trained_sizes
 from raf_ray.runs.folder import RunFolder
 from raf_ray.tracking.labels import git_tags, run_tags
@@ -69,7 +71,7 @@ class MlflowTracker:
         self._trained: tuple[str, ...] = ()
         self._is_broken = False
 
-    def begin(self, prepared: Any, folder: Path) -> None:
+    def begin(self, prepared: Prepared, folder: Path) -> None:
         with spared(self._warn_once):
             self._begin(prepared, folder)
 
@@ -77,7 +79,7 @@ class MlflowTracker:
         with spared(self._warn_once):
             self._see(event)
 
-    def end(self, folder: Path, results: dict[str, Any] | None) -> None:
+    def end(self, folder: Path, results: Json | None) -> None:
         with spared(self._warn_once):
             self._end(folder, results)
 
@@ -86,7 +88,7 @@ class MlflowTracker:
             self._is_broken = True
             self._warn(line)
 
-    def _begin(self, prepared: Any, folder: Path) -> None:
+    def _begin(self, prepared: Prepared, folder: Path) -> None:
         self._trained = tuple(str(size) for size in trained_sizes(prepared.plans))
         try:
             log = Log(folder, self._config.tracking, folder.parent, self._warn)
@@ -112,7 +114,7 @@ class MlflowTracker:
             scores = event.scores
             self._score(self._log, event.round, scores.split, scores.metric, scores.by_resolution)
 
-    def _end(self, folder: Path, results: dict[str, Any] | None) -> None:
+    def _end(self, folder: Path, results: Json | None) -> None:
         if self._log is None:
             return
         if self._sampler is not None:
@@ -201,7 +203,7 @@ class SearchTracker:
             self._log.close(status)
 
 
-def _status(folder: Path, results: dict[str, Any] | None) -> str:
+def _status(folder: Path, results: Json | None) -> str:
     """MLflow's word for how the run ended, by its results.json."""
     if results is not None:
         return "FINISHED"

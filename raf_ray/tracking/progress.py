@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,6 +12,8 @@ from rich.text import Text
 
 from raf_ray.evaluation.scores import Scores
 from raf_ray.federation.events import ClientFinished, Event, Noted, RoundFinished, RoundStarted, Scored
+from raf_ray.files import Json
+from raf_ray.request.assembly import Prepared
 from raf_ray.resolution import tier_label
 from raf_ray.terminal import warn
 
@@ -32,7 +33,7 @@ class ProgressDisplay:
         self._seconds: list[float] = []
         self._began = time.monotonic()
 
-    def begin(self, prepared: Any, folder: Path) -> None:
+    def begin(self, prepared: Prepared, folder: Path) -> None:
         title = self._title or folder.name
         clients: dict[str, int] = {}
         for plan in prepared.plans:
@@ -79,7 +80,7 @@ class ProgressDisplay:
         if self._live is not None:
             self._live.update(self._view())
 
-    def end(self, folder: Path, results: dict[str, Any] | None) -> None:
+    def end(self, folder: Path, results: Json | None) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Generic
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from raf_ray.training.diagnosis import name_cause
 from raf_ray.training.exchange import Down, Receipt, Up
 from raf_ray.training.moments import read_moments, write_moments
 from raf_ray.training.optimizer import OptimizerSpec, build_optimizer, learning_rate, set_learning_rate
-from raf_ray.training.task import Step, Task
+from raf_ray.training.task import Batch, Step, Task
 from raf_ray.training.tracing import Tracer
 from raf_ray.transforms.interface import Transform
 
@@ -44,7 +44,7 @@ class LocalTraining:
 
 
 @dataclass
-class Client:
+class Client(Generic[Batch]):
     """Trains on its own people from the global state it is given. It keeps nothing between calls but its model's
     memory: `train` is a pure function of its arguments."""
 
@@ -52,7 +52,7 @@ class Client:
     number: int
     tier: str
     model: nn.Module
-    task: Task[Any]
+    task: Task[Batch]
     algorithm: Algorithm
     training: LocalTraining
     device: torch.device
@@ -70,6 +70,10 @@ class Client:
         for entry in self.layout.entries:
             if entry.kind != "counters" and self.algorithm.is_private(entry):
                 self.private[entry.start : entry.start + entry.size] = True
+
+    @property
+    def people(self) -> int:
+        return len(self.task)
 
     def train(self, down: Down, round_index: int, memory: Memory | None) -> tuple[Up, Receipt, Memory]:
         """Local epochs from a state; the update, what to tell of it, and what the client keeps.
@@ -139,7 +143,7 @@ class Client:
         first_step = round_index == 0 and not np.isfinite(first)
         return name_cause(loss, down.state, self.layout, self.task.fault(rng), first_step)
 
-    def _batches(self, rng: np.random.Generator, tracer: Tracer | None) -> Iterator[Any]:
+    def _batches(self, rng: np.random.Generator, tracer: Tracer | None) -> Iterator[Batch]:
         for _ in range(self.training.local_epochs):
             batches = self.task.epoch(rng)
             yield from batches if tracer is None else tracer.watch(batches)

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
-from raf_ray.algorithms.interface import Vectors
+from raf_ray.algorithms.interface import Memory, Vectors
+
+
+class LocalClient(Protocol):
+    """A client as the engine asks it; `raf_ray.training.client.Client` is the one of this project."""
+
+    @property
+    def people(self) -> int:
+        """Those with a readable picture, as far as known."""
+
+    def train(self, down: Down, round_index: int, memory: Memory | None) -> tuple[Up, Receipt, Memory]:
+        """A round, from 0, from a state; `memory` is what the last one returned. Raises RunError."""
 
 
 @dataclass(frozen=True)

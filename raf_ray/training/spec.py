@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import torch
 
 from raf_ray.algorithms.interface import Algorithm
 from raf_ray.data.augment import Augmentation
-from raf_ray.data.batches import Batches
+from raf_ray.data.batches import Batch, Batches
 from raf_ray.data.crop import Margins
 from raf_ray.data.encoded import OnBadImage
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard, cut_shard
 from raf_ray.models import ModelSpec
-from raf_ray.objectives import Objective, build_objective
+from raf_ray.objectives import Objective, Switches, build_objective
 from raf_ray.objectives.levels import Sampling
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import Size
@@ -68,13 +67,14 @@ class DeviceSpec:
 @dataclass(frozen=True)
 class LossSpec:
     name: str
-    switches: Mapping[str, Any]
-    """Of `raf_ray.objectives.mrkd`"""
+    switches: Switches
+    """Of `mrkd`"""
 
     def build(self) -> Objective:
         if is_import_path(self.name):
-            return load_object(self.name, "objective.name")
-        return build_objective(self.name, **self.switches)
+            own: Objective = load_object(self.name, "objective.name")
+            return own
+        return build_objective(self.name, self.switches)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class ClientSpec:
     cache_mb: float
     traced_round: int | None
 
-    def build(self) -> Client:
+    def build(self) -> Client[Batch]:
         device, plan = self.device.claim(), self.plan
         if self.data.open_shard is not None:
             shard = self.data.open_shard()

@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
+
+from raf_ray.training.task import Batch
 
 TRACED_BATCHES = 20
 """A trace grows by every operation, 0.8 MB a batch of the demo's RAF: so many show a round and still open."""
@@ -26,7 +27,7 @@ class Tracer:
         self.trace: bytes | None = None
         """Gzipped Chrome trace (JSON), once the batches have passed."""
 
-    def watch(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches; what the caller does with each of the first is traced as `batch 1`, `batch 2` ..."""
         if self.trace is None:
             with profile(activities=self._activities) as profiler:

@@ -53,7 +53,7 @@ def brief(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 25]} ... {text[-20:]}"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A JSON value for a message, however long or deeply nested."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
@@ -66,7 +66,7 @@ def warn_once(line: str) -> None:
     log.warning("warning: %s", line)
 
 
-def given(entry: Any, key: str, what: str, file: Path) -> Any:
+def given(entry: object, key: str, what: str, file: Path) -> Any:
     """``entry[key]``. Raises InputError where `what` has no such field."""
     if not isinstance(entry, dict):
         raise InputError(f"{file}: {what} is {shown(entry)}, which has no '{key}'; correct or remove it")
@@ -75,14 +75,14 @@ def given(entry: Any, key: str, what: str, file: Path) -> Any:
     return entry[key]
 
 
-def text(value: Any, what: str, file: Path) -> str:
+def text(value: object, what: str, file: Path) -> str:
     """`value`. Raises InputError where it is no text or an empty one."""
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{file}: {what} is {shown(value)}, but must be a text that is not empty; correct it")
     return value
 
 
-def whole(value: Any, what: str, file: Path, kind: str = "ids") -> int:
+def whole(value: object, what: str, file: Path, kind: str = "ids") -> int:
     """`value` as a whole number of 64 bits. Raises InputError where it is none."""
     found = value if type(value) is int else _as_whole(value)
     if found is None or not -(2**63) <= found < 2**63:
@@ -91,7 +91,7 @@ def whole(value: Any, what: str, file: Path, kind: str = "ids") -> int:
     return found
 
 
-def flag(value: Any, what: str, file: Path) -> bool:
+def flag(value: object, what: str, file: Path) -> bool:
     """`value`, which is true, false, 1, 0 or null (false), as a bool. Raises InputError for anything else."""
     if value is None or isinstance(value, bool):
         return bool(value)
@@ -101,7 +101,7 @@ def flag(value: Any, what: str, file: Path) -> bool:
     return found == 1
 
 
-def number(value: Any, what: str, file: Path | str, largest: float = LARGEST) -> float:
+def number(value: object, what: str, file: Path | str, largest: float = LARGEST) -> float:
     """`value` as a float. Raises InputError where it is none, not finite or beyond `largest`."""
     found = as_number(value)
     if found is None or not abs(found) <= largest:
@@ -109,7 +109,7 @@ def number(value: Any, what: str, file: Path | str, largest: float = LARGEST) ->
     return found
 
 
-def numbers(value: Any, shape: tuple[int, ...], what: str, file: Path | str, *, unknown: bool = False) -> np.ndarray:
+def numbers(value: object, shape: tuple[int, ...], what: str, file: Path | str, *, unknown: bool = False) -> np.ndarray:
     """`value`, lists of numbers, as float64 of `shape` (n,) or (n, m).
 
     With `unknown`, null is NaN, and what is not finite or beyond LARGEST is left for the caller to judge. Raises
@@ -134,7 +134,7 @@ def numbers(value: Any, shape: tuple[int, ...], what: str, file: Path | str, *, 
     return array.reshape(shape)
 
 
-def as_number(value: Any) -> float | None:
+def as_number(value: object) -> float | None:
     """The number that a JSON value plainly is, which may be NaN or infinite; None where it is none."""
     if type(value) is int:
         try:
@@ -179,7 +179,7 @@ def check_pixels(values: np.ndarray, what: str, file: Path | str) -> None:
         )
 
 
-def _as_whole(value: Any) -> int | None:
+def _as_whole(value: object) -> int | None:
     if isinstance(value, str) and len(value) <= LONGEST and _WHOLE.fullmatch(value.strip()):
         return int(value)
     found = as_number(value)
@@ -190,7 +190,7 @@ def _form(shape: tuple[int, ...]) -> str:
     return f"{' x '.join(map(str, shape))} finite numbers"
 
 
-def _flat(value: Any, shape: tuple[int, ...]) -> list[Any] | None:
+def _flat(value: object, shape: tuple[int, ...]) -> list[Any] | None:
     """The numbers of a list, or of a list of lists, of `shape`; None where it is of another."""
     if not isinstance(value, list) or len(value) != shape[0]:
         return None
@@ -201,7 +201,7 @@ def _flat(value: Any, shape: tuple[int, ...]) -> list[Any] | None:
     return [one for row in value for one in row]
 
 
-def _fault(value: Any, found: float | None) -> str:
+def _fault(value: object, found: float | None) -> str:
     """What `value`, read as `found`, is, and why that is no number here."""
     far = found is not None and abs(found) > LARGEST
     return f"{shown(value)}, beyond any picture" if far else shown(value)

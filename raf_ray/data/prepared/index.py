@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -120,7 +120,7 @@ def read_index(root: Path) -> Index:
     return index
 
 
-def check_version(values: Any, path: Path) -> None:
+def check_version(values: object, path: Path) -> None:
     """Raise InputError where what `path` holds was not written in this schema version."""
     version = values.get("schema_version") if isinstance(values, Mapping) else None
     if version is None:

@@ -71,7 +71,7 @@ def with_digest(schema: pa.Schema) -> pa.Schema:
     return schema.append(pa.field(PICTURE_DIGEST, pa.int64()))
 
 
-def _in_words(skeleton: Any) -> str:
+def _in_words(skeleton: object) -> str:
     """The joints of a file's metadata, in short."""
     values = skeleton if isinstance(skeleton, Mapping) else {}
     joints = values.get("joints")

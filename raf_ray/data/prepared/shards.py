@@ -284,7 +284,7 @@ def _check_row_group(file: pq.ParquetFile, record: ClientRecord, path: Path) -> 
         )
 
 
-def _in_words(description: Any, margins: bool) -> str:
+def _in_words(description: object, margins: bool) -> str:
     """A row group's description, in short."""
     if not isinstance(description, Mapping):
         return "nothing"

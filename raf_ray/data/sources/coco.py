@@ -115,7 +115,7 @@ def read_annotations(file: Path) -> Any:
     return read_json(file, "annotation file", "set data.root, or data.annotations to a file below it")
 
 
-def _not_coco(file: Path, content: Any, part: str) -> str:
+def _not_coco(file: Path, content: object, part: str) -> str:
     if isinstance(content, list):
         return f"{file} is a list, not COCO's form; for MPII's annot files set data.name=mpii"
     return f"{file} is not in COCO's form, since it has no list '{part}'; set data.annotations"
