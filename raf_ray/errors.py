@@ -31,6 +31,11 @@ def one_line(words: object, most: int | None = None) -> str:
     return " ".join(str(words).split())[:most]
 
 
+def abridged(text: str, most: int, head: int, tail: int) -> str:
+    """The same where it has at most so many characters, else its two ends."""
+    return text if len(text) <= most else f"{text[:head]} ... {text[-tail:]}"
+
+
 def described(error: BaseException | None) -> str:
     """An exception in one line; those of this project speak for themselves."""
     return one_line(error if isinstance(error, InputError | RunError) else f"{type(error).__name__}: {error}")

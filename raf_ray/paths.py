@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from raf_ray.errors import InputError
+from raf_ray.errors import InputError, abridged
 
 
 def given_path(text: str | os.PathLike[str], what: str) -> Path:
@@ -65,9 +65,6 @@ def _mode(path: Path, what: str) -> int | None:
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return None
-        raise InputError(f"{what} {_shortened(path)} cannot be used: {error.strerror}; give another path") from None
-
-
-def _shortened(path: Path) -> str:
-    text = str(path)
-    return text if len(text) <= 200 else f"{text[:100]} ... {text[-60:]}"
+        raise InputError(
+            f"{what} {abridged(str(path), 200, 100, 60)} cannot be used: {error.strerror}; give another path"
+        ) from None

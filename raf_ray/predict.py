@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> None:
 
     import numpy as np
 
-    from raf_ray.data.pictures import read_picture, shown
+    from raf_ray.data.pictures import read_picture, shown_path
     from raf_ray.models import size_divisor
     from raf_ray.paths import existing_file, given_path
     from raf_ray.report.plots import draw_people
@@ -72,20 +72,24 @@ def main(words: Sequence[str]) -> None:
             raise InputError(str(error)) from error
         height, width = picture.shape[:2]
         found[path] = np.array([[0, 0, width, height]] if listed is None else listed[name], np.float64)
-        check_in_picture(found[path], (width, height), f"--boxes: {shown(name)}")
+        check_in_picture(found[path], (width, height), f"--boxes: {shown_path(name)}")
     try:
         for path, boxes in found.items():
             picture = read_picture(path, turned=True)
             joints, confidence = predict(run, picture, boxes, size, skeleton)
             if not np.isfinite(confidence).all():
-                raise RunError(f"the model of {run.folder} gives no finite heatmaps for {shown(path)}; train it again")
+                raise RunError(
+                    f"the model of {run.folder} gives no finite heatmaps for {shown_path(path)}; train it again"
+                )
             drawing = drawings[path]
             drawing.parent.mkdir(parents=True, exist_ok=True)
             draw_people(drawing, picture, joints, skeleton)
             write_joints(drawing.with_suffix(".json"), run.joints, joints, confidence)
-            print(f"{shown(path)}: {len(boxes)} {'person' if len(boxes) == 1 else 'people'} -> {shown(drawing)}")
+            print(
+                f"{shown_path(path)}: {len(boxes)} {'person' if len(boxes) == 1 else 'people'} -> {shown_path(drawing)}"
+            )
     except OSError as error:
-        raise InputError(f"cannot write to {shown(output)}: {error.strerror or error}") from error
+        raise InputError(f"cannot write to {shown_path(output)}: {error.strerror or error}") from error
 
 
 def place_drawings(pictures: Sequence[Path], output: Path) -> dict[Path, Path]:

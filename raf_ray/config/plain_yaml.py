@@ -13,6 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
+from raf_ray.errors import abridged
 from raf_ray.files import Json
 from raf_ray.masking import masked_in
 
@@ -176,4 +177,4 @@ def shown(value: object, most: int = 80) -> str:
         text = masked_in(repr(value))
     except (ValueError, RecursionError):  # an integer of thousands of digits; lists around lists
         return f"a {type(value).__name__} too long to show"
-    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]}"
+    return abridged(text, most, most // 2, most // 4)

@@ -17,7 +17,7 @@ from raf_ray.data.annotations.fields import as_number
 from raf_ray.data.encoded import decode
 from raf_ray.data.headers import read_header, read_orientation, turn
 from raf_ray.data.people import People, PictureError
-from raf_ray.errors import InputError
+from raf_ray.errors import InputError, abridged
 
 HEADER_THREADS = 16
 """A choice: many headers are waited for at once, as a network's disk wants it; from a warm cache one core reads
@@ -40,7 +40,7 @@ class PictureFiles:
 
     def name(self, row: int) -> str:
         """How messages name the picture."""
-        return shown(self.paths[row])
+        return shown_path(self.paths[row])
 
     def size(self, row: int) -> tuple[int, int]:
         """Width and height of the stored picture, from its header. Raises PictureError; see `stored_size`."""
@@ -52,16 +52,16 @@ class PictureFiles:
         return (width, height) if width and height else None
 
 
-def shown(path: str | Path) -> str:
+def shown_path(path: str | Path) -> str:
     """A file's name for a message: its odd characters escaped where it could not be printed, cut where it is long."""
     text = str(path)
     text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= 500 else f"{text[:300]} ... {text[-100:]}"
+    return abridged(text, 500, 300, 100)
 
 
 def read_picture(path: str | Path, *, turned: bool = False) -> np.ndarray:
     """(H, W, 3) uint8 RGB in the stored orientation, or `turned` as its tag asks. Raises PictureError."""
-    what = f"picture {shown(path)}"
+    what = f"picture {shown_path(path)}"
     with _opened(path, what) as file:
         header = read_header(file, what)  # before all of what may be no picture is read
         orientation = read_orientation(file) if turned else 1
@@ -73,7 +73,7 @@ def read_picture(path: str | Path, *, turned: bool = False) -> np.ndarray:
 
 def stored_size(path: str) -> tuple[int, int]:
     """Width and height of a picture as stored, from its header alone. Raises PictureError where that cannot be read."""
-    what = f"picture {shown(path)}"
+    what = f"picture {shown_path(path)}"
     with _opened(path, what) as file:
         header = read_header(file, what)
     return header.width, header.height

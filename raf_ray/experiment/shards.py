@@ -59,7 +59,7 @@ def prepare_shards(
     Raises:
         InputError: the request, the output folder or a picture is wrong; nothing was written.
     """
-    check_output(output, overwrite)
+    check_shards(output, overwrite)
     if config.data.name == "shards":
         raise InputError("data.name=shards: shards are cut from pictures; name the data set that they come from")
     plans = plan_clients(config)
@@ -68,7 +68,7 @@ def prepare_shards(
     owned, held_out = load_data(everyone, plans, ("val", "test"))
     clients = _cut(config, plans, owned)
     begin(sum(own.count for own in owned) + sum(map(len, held_out.values())))
-    with new_folder(output, overwrite) as folder:
+    with replacing(output, overwrite) as folder:
         written = write_shards(
             folder, clients, encoding=encoding, clients_per_file=clients_per_file,
             on_bad_image=config.data.on_bad_image, advance=advance,
@@ -126,7 +126,7 @@ def _write_rest(
     return index, {split: size for split, (_, size) in splits.items()}
 
 
-def check_output(output: Path, overwrite: bool) -> None:
+def check_shards(output: Path, overwrite: bool) -> None:
     """Raise InputError where the folder is in use; with `overwrite`, where it holds anything but shards."""
 
     def foreign(names: list[str]) -> str | None:
@@ -137,7 +137,7 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+def replacing(output: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary neighbour to write into; it takes the place of `output` at the end, or goes away on an error."""
     place = output.resolve()
     # In the nearest folder that exists: no empty parents stay behind, and a rename within one disk is atomic.
@@ -147,7 +147,7 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         with writing_to(output):
             temporary.mkdir()
             yield temporary
-            check_output(output, overwrite)
+            check_shards(output, overwrite)
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.exists():
                 place.rename(old)

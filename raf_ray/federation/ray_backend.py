@@ -42,7 +42,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Answer(Generic[Value]):
+class Arrival(Generic[Value]):
     """What a call to an actor came to."""
 
     actor: str
@@ -119,7 +119,7 @@ class RayBackend:
         self._begun = round_index + 1
         task = f"train round {self._begun}"
         calls = {self._clients[name].train.options(name=task).remote(down, round_index): name for name in clients}
-        came: Answer[tuple[Up, Receipt]] | Failure
+        came: Arrival[tuple[Up, Receipt]] | Failure
         for came in self._arrivals(calls):
             if isinstance(came, Failure):
                 raise self._sentence(came, round_index)
@@ -149,7 +149,7 @@ class RayBackend:
     def _check_built(self, building: dict[object, str]) -> None:
         """Wait until these are built, and note where they live. Raises RunError where one cannot be."""
         homes: dict[str, str] = {}
-        came: Answer[str] | Failure
+        came: Arrival[str] | Failure
         for came in self._arrivals(building):
             if isinstance(came, Failure):
                 raise self._sentence(came, what="could not start") from came.error
@@ -164,7 +164,7 @@ class RayBackend:
             raise self._sentence(came) from came.error
         return came.value
 
-    def _arrivals(self, calls: dict[object, str]) -> Iterator[Answer[Any] | Failure]:
+    def _arrivals(self, calls: dict[object, str]) -> Iterator[Arrival[Any] | Failure]:
         """What calls (reference -> actor) come to, as they finish. Takes them out of `calls`, so that results are
         freed."""
         while calls:
@@ -175,7 +175,7 @@ class RayBackend:
             reference = ready[0]
             name = calls.pop(reference)
             try:
-                came: Answer[Any] | Failure = Answer(name, ray.get(reference))
+                came: Arrival[Any] | Failure = Arrival(name, ray.get(reference))
             except RayError as error:
                 came = Failure(name, error)
             del ready, reference

@@ -104,44 +104,42 @@ class Client(Generic[Batch]):
                 nn.utils.clip_grad_norm_(self.model.parameters(), setting.optimizer.clip)
             optimizer.step()
             tally.add(step)
-        loss = tally.mean_loss()
-        if not tally.steps:
-            raise RunError(
-                f"none of its {self.task.bad_pictures} people has a picture that can be read, and "
-                "data.on_bad_image=skip leaves them out; check data.root and data.images"
-            )
-        if not np.isfinite(loss):
-            raise RunError(self._cause(loss, down, round_index, tally.first_loss()))
-        kept = memory
-        up, memory = self._leave(down, before, rule, tally.steps)
+        self._check(tally, down, round_index)
+        up, now = self._leave(down, before, rule, tally.steps)
         if not setting.optimizer.reset_each_round:
             moments = read_moments(optimizer, self.layout.parameters(self.model))
-            memory |= {f"{MOMENTS}{name}": values for name, values in moments.items()}
-        weights = up.vectors[WEIGHTS][: self.layout.count("weights")]
-        norm = float(torch.linalg.vector_norm(torch.from_numpy(weights), dtype=torch.float64))
-        up, memory = self._transform(up, round_index, memory, kept)
-        return up, Receipt(
+            now |= {f"{MOMENTS}{name}": values for name, values in moments.items()}
+        sent, now = self._transform(up, round_index, now, memory)
+        receipt = Receipt(
             client=self.name,
             people=len(self.task) * setting.local_epochs,
             seconds=time.perf_counter() - begin,
             forward_pixels=tally.pixels,
-            loss=loss,
+            loss=tally.mean_loss(),
             terms=tally.mean_terms(),
             term_people=tally.term_people(),
             peak_memory_mb=_peak_memory_mb(self.device),
             bad_pictures=self.task.bad_pictures,
             mb_received=down.num_bytes / 1e6,
-            mb_sent=up.num_bytes / 1e6,
-            keeps=bool(memory),
-            norm=norm,
+            mb_sent=sent.num_bytes / 1e6,
+            keeps=bool(now),
+            norm=_norm(up.vectors[WEIGHTS][: self.layout.count("weights")]),
             device=self.device.type,
             trace=tracer.trace if tracer is not None else None,
-        ), memory  # fmt: skip
+        )
+        return sent, receipt, now
 
-    def _cause(self, loss: float, down: Down, round_index: int, first: float) -> str:
-        rng = np.random.default_rng([self.training.seed, 1 + round_index, self.number])
-        first_step = round_index == 0 and not np.isfinite(first)
-        return name_cause(loss, down.state, self.layout, self.task.fault(rng), first_step)
+    def _check(self, tally: Tally, down: Down, round_index: int) -> None:
+        """Raise RunError, with the cause, where nothing was trained on or the loss is not finite."""
+        if not tally.steps:
+            raise RunError(
+                f"none of its {self.task.bad_pictures} people has a picture that can be read, and "
+                "data.on_bad_image=skip leaves them out; check data.root and data.images"
+            )
+        if not np.isfinite(loss := tally.mean_loss()):
+            rng = np.random.default_rng([self.training.seed, 1 + round_index, self.number])
+            first_step = round_index == 0 and not np.isfinite(tally.first_loss())
+            raise RunError(name_cause(loss, down.state, self.layout, self.task.fault(rng), first_step))
 
     def _batches(self, rng: np.random.Generator, tracer: Tracer | None) -> Iterator[Batch]:
         for _ in range(self.training.local_epochs):
@@ -258,6 +256,11 @@ def _mean(pairs: list[tuple[Tensor, int]]) -> float:
         return float("nan")
     values = torch.stack([value for value, _ in pairs]).double().tolist()
     return math.fsum(v * n for v, (_, n) in zip(values, pairs, strict=True)) / sum(n for _, n in pairs)
+
+
+def _norm(vector: np.ndarray) -> float:
+    """L2 norm, summed in float64."""
+    return float(torch.linalg.vector_norm(torch.from_numpy(vector), dtype=torch.float64))
 
 
 def _forget_peak_memory(device: torch.device) -> None:

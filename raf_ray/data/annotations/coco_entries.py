@@ -114,7 +114,7 @@ def picture_name(picture_id: int, image: Any, file: Path) -> str:
     return text(given(image, "file_name", what, file), f"'file_name' of {what}", file)
 
 
-def read_people(
+def read_annotated(
     annotations: Sequence[Any], category_id: int, pictures: Mapping[int, Any], skeleton: Skeleton, file: Path
 ) -> Entries:
     """Who of the annotations is used, and what is ignored. Raises InputError, also where nobody is left."""

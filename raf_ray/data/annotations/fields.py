@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from raf_ray.data.skeletons import Skeleton
-from raf_ray.errors import InputError
+from raf_ray.errors import InputError, abridged
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ _shortened.maxlevel = 2
 def brief(text: str) -> str:
     """A text for a message: its odd characters escaped and, where it is long, its middle left out."""
     text = text if text.isprintable() else ascii(text[:LONGEST])
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 25]} ... {text[-20:]}"
+    return abridged(text, LONGEST, LONGEST - 25, 20)
 
 
 def shown(value: object) -> str:

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 from raf_ray.data.annotations.boxes import check_boxes
-from raf_ray.data.annotations.coco_entries import check_joints, person_category, picture_name, read_images, read_people
+from raf_ray.data.annotations.coco_entries import (
+    check_joints,
+    person_category,
+    picture_name,
+    read_annotated,
+    read_images,
+)
 from raf_ray.data.annotations.fields import check_pixels
 from raf_ray.data.people import Ignored, People
 from raf_ray.data.pictures import PictureFiles, check_picture_folder, sizes_given
@@ -73,7 +79,7 @@ def coco_people(annotation_file: Path, picture_folder: Path, skeleton: Skeleton)
     category_id, joints = person_category(content["categories"], annotation_file)
     check_joints(joints, skeleton, annotation_file)
     images = read_images(content["images"], annotation_file)
-    found = read_people(content["annotations"], category_id, images, skeleton, annotation_file)
+    found = read_annotated(content["annotations"], category_id, images, skeleton, annotation_file)
     keypoints_nk3, box_xywh = np.stack(found.keypoints), np.stack(found.boxes)
     check_pixels(keypoints_nk3[keypoints_nk3[:, :, 2] > 0][:, :2], "labelled joints", annotation_file)
     check_pixels(box_xywh, "boxes", annotation_file)
