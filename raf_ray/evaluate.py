@@ -53,6 +53,7 @@ def main(words: Sequence[str]) -> None:
         else:
             warn(console, note)
     scores = scorer.score(split, sizes)
+    names = list(scores.by_resolution)
     if arguments.json:
         values = {
             "split": split,
@@ -65,11 +66,11 @@ def main(words: Sequence[str]) -> None:
     title = f"{title_of(scores.metric)} of {arguments.run} on {scores.people} {split} people (%)"
     table = Table(title=title, title_justify="left")
     table.add_column("joint")
-    for size in sizes:
+    for size in names:
         table.add_column(size, justify="right")
-    table.add_row("all", *(f"{100 * scores.by_resolution[size]:.1f}" for size in sizes), end_section=True)
-    for joint in scores.per_joint[sizes[0]]:
-        table.add_row(joint, *(f"{100 * scores.per_joint[size][joint]:.1f}" for size in sizes), style="dim")
+    table.add_row("all", *(f"{100 * scores.by_resolution[size]:.1f}" for size in names), end_section=True)
+    for joint in scores.per_joint[names[0]]:
+        table.add_row(joint, *(f"{100 * scores.per_joint[size][joint]:.1f}" for size in names), style="dim")
     console.print(table)
     small = {size: share for size, share in scores.upsampled.items() if share > 0}
     if small:

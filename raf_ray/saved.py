@@ -51,7 +51,7 @@ def load_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
     return SavedRun(folder, config, model, joints)
 
 
-def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[str]]:
+def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[Size]]:
     """A scorer that holds the run's model and the configured data; and the sizes asked for."""
     config = run.config
     plans = plan_clients(config)
@@ -66,8 +66,8 @@ def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[str]]:
     check_metric(parts.metrics_of(config)[split], people, split)
     scorer = parts.scorer_spec(config, held_out).build()
     scorer.model.load_state_dict(run.model.state_dict())
-    sizes = [str(size) for size in final_sizes(config, plans)]
-    for size in final_sizes(config, plans):
+    sizes = final_sizes(config, plans)
+    for size in sizes:
         check_divides(size, size_divisor(run.model), "evaluation.resolutions")
     return scorer, sizes
 

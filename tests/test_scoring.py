@@ -52,14 +52,14 @@ def scorer(model: nn.Module, metric: str = "pck_torso_0.2", flip_test: bool = Fa
 @pytest.mark.parametrize("metric", ["pck_torso_0.2", "pckh_0.5", "pckh_neck_0.5", "oks_ap"])
 def test_a_perfect_model_scores_one_at_every_size_and_a_mirrored_one_does_not(metric):
     sizes = ["160x120", "128x96", "64x48"]
-    perfect = scorer(Oracle(), metric).score("test", sizes)
+    perfect = scorer(Oracle(), metric).score("test", [parse_size(size) for size in sizes])
     assert perfect.by_resolution == {size: pytest.approx(1.0) for size in sizes}
-    mirrored = scorer(Oracle(mirrored=True), metric).score("test", sizes)
+    mirrored = scorer(Oracle(mirrored=True), metric).score("test", [parse_size(size) for size in sizes])
     assert all(value < 0.9 for value in mirrored.by_resolution.values())
 
 
 def test_samples_are_drawn_at_the_sizes_asked_for_with_joints_in_crop_pixels():
-    scores = scorer(Oracle()).score("test", ["128x96", "64x48"], ["64x48"])
+    scores = scorer(Oracle()).score("test", [Size(128, 96), Size(64, 48)], [Size(64, 48)])
     assert len(scores.samples) == 6 and {s.size for s in scores.samples} == {"64x48"}
     for sample in scores.samples:
         shown = sample.labelled
@@ -71,7 +71,7 @@ def test_the_flip_test_averages_with_the_mirror_images_heatmaps():
     torch.manual_seed(0)
     model = nn.Conv2d(3, 16, 4, 4)
     found = scorer(model, flip_test=True)
-    batches = found._batches_of("test", "64x48")
+    batches = found._batches_of("test", Size(64, 48))
     from raf_ray.data.batches import render_pyramid
 
     level = render_pyramid(batches.collate(np.arange(4), np.random.default_rng(0)), [parse_size("64x48")])[0]
@@ -155,7 +155,7 @@ def test_scoring_ends_with_the_cause_where_no_picture_can_be_read():
         raise PictureError("picture 7.jpg is missing")
 
     with pytest.raises(RunError, match=r"^nothing could be scored on test: none of its 12 people has a picture that "):
-        skips(changed(read=read)).score("test", ["64x48"])
+        skips(changed(read=read)).score("test", [Size(64, 48)])
 
 
 def test_scoring_ends_with_the_cause_where_those_with_a_picture_have_not_the_labels():
@@ -171,9 +171,9 @@ def test_scoring_ends_with_the_cause_where_those_with_a_picture_have_not_the_lab
     with pytest.raises(
         RunError, match=r"3 of its 12 people were left out, .* none of the 9 others has labels of a sho"
     ):
-        skips(people).score("test", ["64x48", "48x36"])
+        skips(people).score("test", [Size(64, 48), Size(48, 36)])
 
 
 def test_a_joint_without_a_score_is_no_fault():
-    scores = replace(scorer(Oracle()), people={"test": without("head_top")}).score("test", ["64x48"])
+    scores = replace(scorer(Oracle()), people={"test": without("head_top")}).score("test", [Size(64, 48)])
     assert np.isnan(scores.per_joint["64x48"]["head_top"]) and scores.by_resolution["64x48"] > 0.9

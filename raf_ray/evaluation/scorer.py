@@ -21,7 +21,7 @@ from raf_ray.errors import InputError, RunError
 from raf_ray.evaluation.scores import Sample, Scores
 from raf_ray.metrics import Labels, Metric, Score, built_in
 from raf_ray.metrics.interface import Regions
-from raf_ray.resolution import Size, parse_size
+from raf_ray.resolution import Size
 from raf_ray.state import Layout
 
 SAMPLES_PER_SIZE = 6
@@ -50,20 +50,20 @@ class Scorer:
     cache_mb: float
     cut: CutShard = cut_shard
     layout: Layout = field(init=False)
-    _batches: dict[tuple[str, str], Batches] = field(default_factory=dict)
+    _batches: dict[tuple[str, Size], Batches] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model.to(self.device)
         self.layout = Layout.of(self.model)
 
     def __call__(
-        self, buffer: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str] = ()
+        self, buffer: np.ndarray, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size] = ()
     ) -> Scores:
         """Score the state in `buffer` on `split` at each of `sizes`; people to draw at `sample_sizes`."""
         self.layout.write(buffer, self.model)
         return self.score(split, sizes, sample_sizes)
 
-    def score(self, split: str, sizes: Sequence[str], sample_sizes: Sequence[str] = ()) -> Scores:
+    def score(self, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size] = ()) -> Scores:
         """Score the model as it is. Raises RunError where nothing can be scored at any of the sizes."""
         people, metric = self.people[split], built_in()[self.metrics[split]]
         found: dict[str, Score] = {}
@@ -76,10 +76,10 @@ class Scorer:
             crops, confidence, read = self._predict(batches)
             bad = max(bad, int((~read).sum()))
             in_picture = shard.crop_to_picture(crops)
-            found[size] = metric.measure(labels_of(people.take(read)), in_picture[read], confidence[read])
-            upsampled[size] = float(shard.upsampled.mean())
+            found[str(size)] = metric.measure(labels_of(people.take(read)), in_picture[read], confidence[read])
+            upsampled[str(size)] = float(shard.upsampled.mean())
             if size in sample_sizes:
-                drawn += self._samples(batches, crops, np.flatnonzero(read)[:SAMPLES_PER_SIZE], size)
+                drawn += self._samples(batches, crops, np.flatnonzero(read)[:SAMPLES_PER_SIZE], str(size))
         if not any(np.isfinite(score.value) for score in found.values()):
             raise RunError(_nothing_scored(split, metric, len(people), bad))
         return Scores(
@@ -96,10 +96,10 @@ class Scorer:
             extra={size: dict(score.extra) for size, score in found.items() if score.extra},
         )
 
-    def _batches_of(self, split: str, size: str) -> Batches:
+    def _batches_of(self, split: str, size: Size) -> Batches:
         key = (split, size)
         if key not in self._batches:
-            shard = self.cut(self.people[split], parse_size(size), NO_MARGINS, self.cache_mb / SHARDS)
+            shard = self.cut(self.people[split], size, NO_MARGINS, self.cache_mb / SHARDS)
             self._batches[key] = Batches(shard, self.batch_size, None, self.device, self.on_bad_image)
         return self._batches[key]
 

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from raf_ray.resolution import Size
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -47,5 +49,5 @@ class ScoreModel(Protocol):
     """Scores the state in a buffer on a split at each of `sizes`; people to draw at `sample_sizes`."""
 
     def __call__(
-        self, buffer: np.ndarray, split: str, sizes: Sequence[str], sample_sizes: Sequence[str] = ()
+        self, buffer: np.ndarray, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size] = ()
     ) -> Scores: ...

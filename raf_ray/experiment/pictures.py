@@ -44,5 +44,5 @@ def _predicted(prepared: Prepared, folder: Path) -> Sequence[Sample]:
     config = prepared.config
     model, _ = load_model(folder / "model.pt", config.model.name, config.model.depth)
     scorer = parts.scorer_spec(config, prepared.held_out, cut=prepared.cut).build()
-    sizes = [str(size) for size in trained_sizes(prepared.plans)]
+    sizes = trained_sizes(prepared.plans)
     return scorer(prepared.layout.read(model), config.evaluation.split, sizes, sizes).samples

@@ -14,6 +14,7 @@ from raf_ray.algorithms.interface import Memory
 from raf_ray.errors import RunError, described
 from raf_ray.evaluation.scores import Scores
 from raf_ray.federation.spec import FederationSpec
+from raf_ray.resolution import Size
 from raf_ray.training.exchange import Down, Receipt, Up
 
 
@@ -42,7 +43,7 @@ class Backend(Protocol):
     def train(self, down: object, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
         """Train the named clients; updates come as they are ready. Raises ClientError."""
 
-    def submit_score(self, down: object, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> object:
+    def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> object:
         """Begin to score a state; `collect_score` takes what this returns."""
 
     def collect_score(self, pending: object, wait: bool) -> Scores | None:
@@ -82,7 +83,7 @@ class InProcessBackend:
                 details = traceback.format_exc()
                 raise ClientError(name, self._tiers[name], round_index, described(error), details) from error
 
-    def submit_score(self, down: object, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
+    def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> Scores:
         assert isinstance(down, Down)
         return self._score(down.state, split, sizes, sample_sizes)
 

@@ -223,7 +223,7 @@ class Federation:
         yield Scored(done, scores, self._drift_spread(scores))
 
     def _drift_spread(self, scores: Scores) -> float:
-        return drift_spread({size: scores.by_resolution[size] for size in self.spec.rounds.trained_sizes})
+        return drift_spread({str(size): scores.by_resolution[str(size)] for size in self.spec.rounds.trained_sizes})
 
     def _append_scores(self, done: int, scores: Scores) -> None:
         self.folder.append_rows(

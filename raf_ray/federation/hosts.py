@@ -18,6 +18,7 @@ from raf_ray.federation.actor_log import ActorLog
 from raf_ray.federation.driver import Federation
 from raf_ray.federation.events import Event
 from raf_ray.federation.meters import Meters, metered
+from raf_ray.resolution import Size
 from raf_ray.training.exchange import Down, LocalClient, Receipt, Up
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class EvaluatorHost:
         self._score = self._make()
         return this_node()
 
-    def score(self, down: Down, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> Scores:
+    def score(self, down: Down, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> Scores:
         assert self._score is not None
         scores = self._score(down.state, split, sizes, sample_sizes)
         log.info("scored %d %s people: %s", scores.people, split, scores.by_resolution)

@@ -22,6 +22,7 @@ from raf_ray.evaluation.scores import Scores
 from raf_ray.federation.backend import ClientError, NodeError
 from raf_ray.federation.hosts import ClientActor, EvaluatorActor, cause_of
 from raf_ray.federation.spec import FederationSpec
+from raf_ray.resolution import Size
 from raf_ray.training.exchange import Down, Receipt, Up
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class RayBackend:
                 raise self._sentence(came, round_index)
             yield came.value
 
-    def submit_score(self, down: object, split: str, sizes: Sequence[str], sample_sizes: Sequence[str]) -> object:
+    def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> object:
         self._check_built(self._building_evaluator)
         return self._evaluator.score.options(name=f"score {split}").remote(down, split, sizes, sample_sizes)
 

@@ -13,6 +13,7 @@ from raf_ray.errors import InputError
 from raf_ray.evaluation.scores import ScoreModel
 from raf_ray.federation.accounting import Account
 from raf_ray.files import Json
+from raf_ray.resolution import Size
 from raf_ray.runs.checkpoint import Checkpoint
 from raf_ray.runs.folder import RunFolder
 from raf_ray.state import Layout
@@ -41,14 +42,14 @@ class RoundsSpec:
     participation: float
     checkpoint_every: int
     score_every: int
-    trained_sizes: tuple[str, ...]
+    trained_sizes: tuple[Size, ...]
     """Sizes of the clients' tiers."""
-    round_sizes: tuple[str, ...]
+    round_sizes: tuple[Size, ...]
     """Sizes that rounds are scored at on `val`."""
     final_split: str
-    final_sizes: tuple[str, ...]
+    final_sizes: tuple[Size, ...]
     """Sizes of the drift curve."""
-    level_sizes: tuple[str, ...]
+    level_sizes: tuple[Size, ...]
     """All sizes that some client trains on: the columns of the loss terms."""
 
 
@@ -77,7 +78,7 @@ class FederationSpec:
 
     def account(self) -> Account:
         """An account of no round yet."""
-        return Account(self.tiers, self.rounds.level_sizes)
+        return Account(self.tiers, [str(size) for size in self.rounds.level_sizes])
 
     def last_checkpoint(self, folder: RunFolder) -> Checkpoint | None:
         """What the run in a folder goes on from; None where it ended before its first checkpoint.

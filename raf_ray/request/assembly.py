@@ -143,11 +143,11 @@ def rounds_spec(prepared: Prepared) -> RoundsSpec:
         participation=config.federation.participation,
         checkpoint_every=config.federation.checkpoint_every,
         score_every=config.evaluation.every,
-        trained_sizes=tuple(str(s) for s in trained_sizes(plans)),
-        round_sizes=tuple(str(s) for s in round_sizes(config, plans)),
+        trained_sizes=tuple(trained_sizes(plans)),
+        round_sizes=tuple(round_sizes(config, plans)),
         final_split=config.evaluation.split,
-        final_sizes=tuple(str(s) for s in final_sizes(config, plans)),
-        level_sizes=tuple(str(s) for s in levels),
+        final_sizes=tuple(final_sizes(config, plans)),
+        level_sizes=tuple(levels),
     )
 
 
