@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.scale import scale
 from benchmarks.search import shared_data, tune
 from benchmarks.tracking import tracking
 from raf_ray.data.augment import Augmentation, apply, compose, draw_affines
@@ -145,6 +146,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "pipeline": pipeline,
     "sum": exact_sum,
     "transport": transport,
+    "scale": scale,
     "tune": tune,
     "shared_data": shared_data,
     "tracking": tracking,

@@ -210,12 +210,13 @@ def test_a_client_that_fails_ends_the_run_with_its_name_tier_round_and_cause(
     assert traced in (tmp_path / "run" / "run.log").read_text()
 
 
-def test_a_client_whose_process_dies_is_named(ray_cluster, tmp_path):
+def test_a_client_whose_process_dies_each_time_it_is_tried_is_named(ray_cluster, tmp_path):
     record = Record()
-    with pytest.raises(RunError, match=r"client client-\w+-000 \(tier \w+\) failed in round 1: its process died"):
-        run_federation(tiny("objective.name=tests.broken:dies"), tmp_path / "run", watchers=[record])
-    (lost,) = [event for event in record.events if isinstance(event, ActorLost)]
-    assert lost.actor == f"client-{lost.tier}-000"
+    words = ["objective.name=tests.broken:dies", "federation.clients=[low]", "resources.retries=1"]
+    with pytest.raises(RunError, match=r"client client-low-000 \(tier low\) failed in round 1: its process died"):
+        run_federation(tiny(*words), tmp_path / "run", watchers=[record])
+    lost = [(event.actor, event.tier) for event in record.events if isinstance(event, ActorLost)]
+    assert lost == [("client-low-000", "low")] * 2
     assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "failed"
 
 

@@ -89,12 +89,13 @@ def test_without_what_its_clients_kept_it_would_be_another_run(whole, tmp_path):
     assert not same(whole, part)
 
 
-def test_ray_gives_the_same_bits_as_this_process(whole, ray_cluster, tmp_path):
-    run_federation(tiny(*SCAFFOLD), tmp_path / "ray")
-    assert same(whole, tmp_path / "ray")
-    assert sorted(p.name for p in (tmp_path / "ray" / "clients").iterdir()) == sorted(
-        p.name for p in (whole / "clients").iterdir()
-    )
+def test_two_actors_for_three_clients_give_the_same_bits_as_this_process(ray_cluster, tmp_path):
+    words = [*SCAFFOLD, "transforms.apply=[clip, noise]", "transforms.clip.norm=0.05", "transforms.noise.std=0.01"]
+    in_process(tmp_path / "here", *words)
+    run_federation(tiny(*words, "resources.clients_per_actor=2"), tmp_path / "ray")
+    assert same(tmp_path / "here", tmp_path / "ray")
+    kept = [sorted(path.name for path in (tmp_path / name / "clients").iterdir()) for name in ("here", "ray")]
+    assert kept[0] == kept[1]
 
 
 def test_the_folder_holds_one_file_a_client_of_the_last_round_it_trained(whole):

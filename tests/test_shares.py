@@ -91,3 +91,35 @@ def test_what_is_asked_for_is_kept_or_refused_with_the_arithmetic():
         fit(TWO, 3, 1.3, 0.0)
     with pytest.raises(InputError, match=r"3 clients of 1.2 CPUs do not fit: .* the nodes hold 2 such shares"):
         fit(TWO, 3, 1.2, 0.0)
+
+
+def hosts(nodes: list[Bundle], clients: int, clients_per_actor="auto", gpus: float = 0.0, cpus="auto") -> int | None:
+    return fit(nodes, clients, cpus, gpus, clients_per_actor).hosts
+
+
+def with_memory(gigabytes: float, cpus: float = 2) -> list[Bundle]:
+    return [{**node(cpus, here=True), "memory": gigabytes * 1e9}]
+
+
+def test_clients_have_an_actor_each_while_so_many_are_comfortable_else_an_actor_a_core():
+    assert [hosts(LAPTOP, clients) for clients in (1, 3, 4, 5, 18, 1000)] == [1, 3, 4, 2, 2, 2]
+    assert [hosts(with_memory(gigabytes), 4) for gigabytes in (24, 4, 3)] == [4, 4, 2]
+    assert hosts(TWO, 8) == 8 and hosts(TWO, 9) == 4
+
+
+def test_the_actors_that_are_asked_for_are_kept():
+    assert [hosts(LAPTOP, 18, each) for each in (1, 5, 18, 100)] == [18, 4, 1, 1]
+
+
+def test_clients_beyond_the_gpus_shares_take_turns():
+    assert hosts(GPUS, 8, gpus=0.25) == 8
+    assert hosts(GPUS, 100, gpus=0.25) == 8
+    with pytest.raises(InputError, match=r"100 clients of 0.25 GPU do not fit"):
+        hosts(GPUS, 100, 1, gpus=0.25)
+
+
+@pytest.mark.parametrize("clients", [5, 18, 100])
+def test_shared_actors_find_room_in_every_order(clients):
+    for rooms in (LAPTOP, TWO, UNEVEN, SMALL_HEAD):
+        shares = fit(rooms, clients, "auto", 0.0, "auto")
+        assert shares.hosts is not None and finds_room(rooms, shares.hosts, shares)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from raf_ray.algorithms.fedavg import FedAvg
-from raf_ray.federation.aggregation import ExactSum, UpdateError, to_fixed_point
-from raf_ray.federation.server import RoundSum, Server
+from raf_ray.federation.aggregation import ExactSum, UpdateError, Weigher, to_fixed_point
+from raf_ray.federation.server import Server
 from raf_ray.state import Layout
 from raf_ray.training.exchange import Up
 
@@ -147,8 +147,8 @@ def test_overflow_is_an_error():
 
 
 def test_fedavg_weighs_by_people_or_equally():
-    assert RoundSum(FedAvg("people"), {"a": 100, "b": 300}).share("weights", "b") == 0.75
-    assert RoundSum(FedAvg("equal"), {"a": 100, "b": 300}).share("weights", "b") == 0.5
+    assert Weigher(FedAvg("people"), np.array([100, 300])).share("weights", 300) == 0.75
+    assert Weigher(FedAvg("equal"), np.array([100, 300])).share("weights", 300) == 0.5
 
 
 def test_fedavg_is_the_weighted_mean_of_the_clients_models():

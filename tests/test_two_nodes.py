@@ -163,14 +163,36 @@ def test_a_federation_over_two_nodes_gives_the_bits_of_one_process(two_nodes, tm
 def test_clients_that_fit_on_no_node_are_refused_though_their_sum_fits(two_nodes, tmp_path):
     """3 x 1.2 + 0.4 = 4.0 CPUs are there, but a node of 2 CPUs holds one such client."""
     done = two_nodes.run("raf_ray.run", "--address", two_nodes.address, "--output", str(tmp_path / "run"),
-                         *WORDS, "resources.cpus_per_client=1.2")  # fmt: skip
+                         *WORDS, "resources.cpus_per_client=1.2", "resources.clients_per_actor=1")  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
     assert "the nodes hold 2 such shares" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_a_lost_node_ends_the_run_in_one_sentence_and_the_other_resumes_it(tmp_path):
+def test_a_lost_node_changes_the_time_and_not_the_bits(tmp_path):
     words = [*WORDS, CLIENTS, "federation.rounds=8", "data.people_per_client=24"]
+    with cluster() as nodes:
+        where = ["--address", nodes.address, "--output", str(tmp_path / "run")]
+        process = nodes.start("raf_ray.run", *where, *words)
+        assert process.stdout is not None
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            if "round 2/8" in line:
+                nodes.kill_second()
+        assert process.wait() == 0, "".join(seen)
+        lost = clients_by_node(tmp_path / "run")[SECOND]
+        assert len(lost) == 2
+        warned = {client for client in lost if any(f"{client}: trained again" in line for line in seen)}
+        assert warned == lost
+        assert f"node {SECOND} was lost" in (tmp_path / "run" / "run.log").read_text()
+        assert "Traceback" not in "".join(seen)
+    reference = run_federation(tiny(*words, "federation.engine=in_process"), tmp_path / "reference")
+    assert_same(tmp_path / "run", reference.folder)
+
+
+def test_without_retries_a_lost_node_ends_the_run_in_one_sentence_and_the_other_resumes_it(tmp_path):
+    words = [*WORDS, CLIENTS, "federation.rounds=8", "data.people_per_client=24", "resources.retries=0"]
     with cluster() as nodes:
         where = ["--address", nodes.address, "--output", str(tmp_path / "run")]
         process = nodes.start("raf_ray.run", *where, *words)

@@ -73,6 +73,7 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
         _refuse_token(running)
     if running in (None, "local") and target != "auto":
         check_places()
+    print_errors(False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if target in (None, "auto") and running:

@@ -56,7 +56,7 @@ class Free:
             bounds.append(floor(sum(left > 1 - SLACK for left in self.cards) / share + SLACK))
         elif share:
             bounds.append(sum(floor(left / share + SLACK) for left in self.cards))
-        return min(bounds)
+        return min(bounds, default=0)
 
 
 def fits(bundles: Sequence[Bundle], nodes: Sequence[Bundle]) -> bool:

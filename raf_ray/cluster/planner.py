@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import floor
+from math import ceil, floor
 from typing import Literal
 
 from raf_ray.cluster.packing import SLACK, Bundle, Free, fits, largest_share
@@ -12,6 +12,10 @@ from raf_ray.errors import InputError
 
 DRIVER_CPUS = 0.1
 EVALUATOR_CPUS = 0.3
+ACTORS_A_CORE = 2
+"""More actors than so many a core only wait for each other: a choice."""
+ACTOR_BYTES = 0.5e9
+"""Resident memory of an actor with torch and a client's pixels, as measured on a CPU: 0.17 to 0.5 GB."""
 LEAST_CPUS = 0.01
 """Of a trial's client"""
 
@@ -27,6 +31,8 @@ class ActorShares:
     client_gpus: float
     evaluator_cpus: float
     evaluator_gpus: float
+    hosts: int | None = None
+    """Actors that hold the clients; None: one for each"""
 
 
 # --- one federation -----------------------------------------------------------------------------------
@@ -39,13 +45,20 @@ def free_nodes() -> list[Bundle]:
 
     here = ray.get_runtime_context().get_node_id()
     return [
-        {"CPU": free.get("CPU", 0.0), "GPU": free.get("GPU", 0.0), **({HERE: 1.0} if node == here else {})}
+        {
+            **{name: free.get(name, 0.0) for name in ("CPU", "GPU", "memory")},
+            **({HERE: 1.0} if node == here else {}),
+        }
         for node, free in available_resources_per_node().items()
     ]
 
 
 def plan_federation(
-    nodes: Sequence[Bundle], clients: int, cpus_per_client: float | Literal["auto"], gpus_per_client: float
+    nodes: Sequence[Bundle],
+    clients: int,
+    cpus_per_client: float | Literal["auto"],
+    gpus_per_client: float,
+    clients_per_actor: int | Literal["auto"] = 1,
 ) -> ActorShares:
     """Shares with which driver, evaluator and all clients find room, in whatever order Ray places them.
 
@@ -53,6 +66,7 @@ def plan_federation(
 
     Args:
         nodes: `free_nodes` of the cluster.
+        clients_per_actor: clients that share an actor; `auto`: one each while so many fit comfortably.
 
     Raises:
         InputError: the clients do not fit, with the arithmetic.
@@ -67,16 +81,38 @@ def plan_federation(
         )
     for room in rooms:
         room.plain["CPU"] = max(0.0, room.plain["CPU"] - EVALUATOR_CPUS)
+    hosts = _count_hosts(nodes, rooms, clients, cpus_per_client, gpus_per_client, clients_per_actor)
     if gpus_per_client:
-        _check_gpus(rooms, clients, gpus_per_client, sum(node.get("GPU", 0.0) for node in nodes))
+        _check_gpus(rooms, hosts, gpus_per_client, sum(node.get("GPU", 0.0) for node in nodes))
 
     def slots(cpus: float) -> int:
         return sum(room.slots({"CPU": cpus, "GPU": gpus_per_client}) for room in rooms)
 
     free = sum(node.get("CPU", 0.0) for node in nodes)
-    share = _checked_share(clients, cpus_per_client, free, slots)
-    spare = slots(share) > clients
-    return ActorShares(share, gpus_per_client, EVALUATOR_CPUS, gpus_per_client * (spare and gpus_per_client <= 1))
+    share = _checked_share(hosts, cpus_per_client, free, slots)
+    evaluator_gpus = gpus_per_client * (slots(share) > hosts and gpus_per_client <= 1)
+    return ActorShares(share, gpus_per_client, EVALUATOR_CPUS, evaluator_gpus, hosts)
+
+
+def _count_hosts(
+    nodes: Sequence[Bundle],
+    rooms: Sequence[Free],
+    clients: int,
+    cpus: float | Literal["auto"],
+    gpus: float,
+    clients_per_actor: int | Literal["auto"],
+) -> int:
+    """Actors that hold the clients."""
+    if clients_per_actor != "auto":
+        return ceil(clients / clients_per_actor)
+    cores, memory = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "memory"))
+    room = sum(free.slots({"CPU": 0.0 if cpus == "auto" else cpus, "GPU": gpus}) for free in rooms) if gpus else clients
+    if cpus != "auto":
+        room = min(room, sum(free.slots({"CPU": cpus}) for free in rooms))
+    is_comfortable = clients <= ACTORS_A_CORE * cores and (not memory or clients * ACTOR_BYTES <= memory / 2)
+    if not room or (room >= clients and is_comfortable):  # none: refused with the arithmetic of an actor each
+        return clients
+    return min(clients, room, max(1, int(cores)))
 
 
 def _check_gpus(rooms: Sequence[Free], clients: int, share: float, total: float) -> None:

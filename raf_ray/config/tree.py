@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from raf_ray.config.methods import AlgorithmConfig, TransformsConfig
+from raf_ray.config.resources import ResourcesConfig
 from raf_ray.config.section import ImportPath, People, Positive, SecretUri, Section, Share, Use, fault_of_name
 from raf_ray.metrics import built_in as built_in_metrics
 from raf_ray.plugins import names_in
@@ -149,6 +150,15 @@ class ObjectiveConfig(Section):
     """Probability of the own tier alone (`pair`, null = 0; `random`, null = 0.5); ours."""
 
 
+class CohortConfig(Section):
+    """Who trains in a round."""
+
+    size: Positive | None = None
+    """Clients a round; null: federation.participation of them."""
+    draw: Literal["uniform", "by_tier", "by_people"] = "uniform"
+    """Each client alike; every tier its share, the same in each round; or in proportion to the people they own."""
+
+
 class FederationConfig(Section):
     """Who takes part, for how long, and where it runs."""
 
@@ -160,6 +170,8 @@ class FederationConfig(Section):
     """Passes over a client's people in a round."""
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the clients that train in a round, at least one."""
+    cohort: CohortConfig = CohortConfig()
+    """Their number and how they are drawn."""
     engine: Annotated[Literal["ray", "in_process"], Use.FREE] = "ray"
     """Ray actors, or the same clients one after the other in this process, for a debugger; same bits."""
     checkpoint_every: Annotated[Positive, Use.FREE] = 1
@@ -171,6 +183,15 @@ class FederationConfig(Section):
         if not value:
             raise ValueError("federation.clients: name at least one client, such as [high, mid, low]")
         return value
+
+    @model_validator(mode="after")
+    def _cohort(self) -> FederationConfig:
+        clients = sum(self.clients.values()) if isinstance(self.clients, dict) else len(self.clients)
+        if self.cohort.size is not None and self.cohort.size > clients:
+            raise ValueError(f"federation.cohort.size={self.cohort.size}, but there are {clients} clients; lower it")
+        if self.cohort.size is not None and self.participation < 1:
+            raise ValueError("federation.cohort.size and federation.participation say the same; give one of them")
+        return self
 
 
 class OptimizerConfig(Section):
@@ -221,32 +242,6 @@ class EvaluationConfig(Section):
     """Split of the final table; `val` leaves the test people unseen (for searches)."""
     batch_size: Positive = 50
     """People a forward pass."""
-
-
-class ProfileConfig(Section):
-    """Which client's round a profiler watches."""
-
-    client: str
-    """A client's name: client-TIER-NNN, numbered from 000 in each tier."""
-    round: Positive
-    """A round from 1 in which it takes part; its first 20 batches are traced."""
-
-
-class ResourcesConfig(Section):
-    """What an actor may use."""
-
-    gpus_per_client: Annotated[float, Field(ge=0)] = 0.0
-    """GPU share of a client (0.25: four clients a GPU); 0: CPU."""
-    cpus_per_client: Annotated[Literal["auto"] | Annotated[float, Field(gt=0)], Use.FREE] = "auto"
-    """CPU share of a client; auto: what the cluster has, shared out, at most 1."""
-    threads: Annotated[int, Field(gt=0, le=256)] = 1
-    """Threads of a client's CPU work; part of the results' bits."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16: autocast of forward passes."""
-    dashboard: Annotated[bool, Use.FREE] = True
-    """Start the Ray dashboard with a private local cluster."""
-    profile: Annotated[ProfileConfig | None, Use.FREE] = None
-    """Write trace-CLIENT-round-N.json of one client's round, for Perfetto; its keys below, or null."""
 
 
 class TrackingConfig(Section):

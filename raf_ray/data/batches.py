@@ -83,10 +83,16 @@ class Batches:
     bad: set[int] = field(default_factory=set)
     """Indices of people left out because their picture is missing or cannot be decoded."""
     _plain: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _plain_bytes: int = 0
 
     def __len__(self) -> int:
         """People with a readable picture, as far as known."""
         return len(self.shard) - len(self.bad)
+
+    @property
+    def cached_mb(self) -> float:
+        """Memory that crops and patches take."""
+        return (self._plain_bytes + self.shard.cached_bytes) / 2**20
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Every person once, in an order drawn from `rng`."""
@@ -133,6 +139,7 @@ class Batches:
             crop = warp([patch], self.shard.to_crop(one), self.shard.size, torch.device("cpu"))[0].numpy()
             if (len(self._plain) + 1) * crop.nbytes <= self.shard.cache_mb * 2**20:
                 self._plain[index] = crop
+                self._plain_bytes += crop.nbytes
         return crop
 
     def _is_readable(self, index: int) -> bool:

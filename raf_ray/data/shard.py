@@ -67,6 +67,10 @@ class Shard:
             self._cached_bytes[0] += patch.nbytes
         return patch
 
+    @property
+    def cached_bytes(self) -> int:
+        return self._cached_bytes[0]
+
     def to_crop(self, index: np.ndarray) -> np.ndarray:
         """(n, 2, 3) float64 affine maps from patches to unaugmented crops of the tier's size."""
         scale = self.scale[index].astype(np.float64)

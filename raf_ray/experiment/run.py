@@ -124,7 +124,8 @@ def connected(config: Config, clients: int, address: str | None) -> Iterator[str
         return
     with joined(address, config.resources.dashboard) as description:
         if description is not None:
-            shares_of(config, clients)
+            shares = shares_of(config, clients)
+            description = "\n".join([description, *shared_actors(shares, clients, config.resources.clients_per_actor)])
         yield description
 
 
@@ -168,9 +169,18 @@ def engine_of(config: Config, clients: int) -> Engine:
     return InProcess() if config.federation.engine == "in_process" else OnRay(shares_of(config, clients))
 
 
+def shared_actors(shares: ActorShares, clients: int, asked: int | str) -> list[str]:
+    """A line where clients share actors, and why."""
+    if shares.hosts is None or shares.hosts == clients:
+        return []
+    why = "an actor each is more than the cluster holds well; =1 forces it" if asked == "auto" else f"={asked}"
+    return [f"{clients} clients take turns in {shares.hosts} actors (resources.clients_per_actor: {why})"]
+
+
 def shares_of(config: Config, clients: int) -> ActorShares:
     """What the federation's actors ask for on the connected cluster. Raises InputError where they do not fit."""
-    return plan_federation(free_nodes(), clients, config.resources.cpus_per_client, config.resources.gpus_per_client)
+    asked = config.resources
+    return plan_federation(free_nodes(), clients, asked.cpus_per_client, asked.gpus_per_client, asked.clients_per_actor)
 
 
 # --- watching -----------------------------------------------------------------------------------------

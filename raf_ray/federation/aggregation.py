@@ -6,11 +6,13 @@ and whoever shares an actor, and memory does not grow with the number of clients
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from raf_ray.algorithms.interface import Algorithm
 from raf_ray.errors import RunError
 from raf_ray.training.exchange import Up
 
@@ -38,6 +40,22 @@ def to_fixed_point(vector: np.ndarray, weight: float = 1.0) -> tuple[np.ndarray,
     fixed = np.multiply(vector, weight * SCALE, dtype=np.float64)
     np.rint(fixed, out=fixed)
     return fixed.astype(np.int64), int(largest * SCALE) + 1
+
+
+@dataclass
+class Weigher:
+    """Each client's part of a round's mean, were the whole cohort to answer."""
+
+    algorithm: Algorithm
+    people: np.ndarray
+    """(clients,) int64, the people that each of the cohort owns"""
+    _whole: dict[str, float] = field(default_factory=dict)
+
+    def share(self, vector: str, people: int) -> float:
+        """Of a client that owns so many `people`, in that vector's mean."""
+        if vector not in self._whole:
+            self._whole[vector] = math.fsum(self.algorithm.weight(vector, int(n)) for n in self.people)
+        return self.algorithm.weight(vector, people) / self._whole[vector]
 
 
 @dataclass

@@ -1,21 +1,24 @@
 """Where clients and the evaluator live: here in this process, one after the other, or as Ray actors.
 
-Both run the same `Client` and scorer, so they give the same bits.
+Both train by the same `Host` and score by the same scorer, so they give the same bits.
 """
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from raf_ray.algorithms.interface import Memory
-from raf_ray.errors import RunError, described
+import numpy as np
+
+from raf_ray.algorithms.interface import Algorithm, Memory
+from raf_ray.errors import RunError
 from raf_ray.evaluation.scores import Scores
-from raf_ray.federation.spec import FederationSpec
+from raf_ray.federation.aggregation import Weigher
+from raf_ray.federation.host import Host, Trained, Turn
+from raf_ray.federation.spec import ClientInfo, FederationSpec
 from raf_ray.resolution import Size
-from raf_ray.training.exchange import Down, Receipt, Up
+from raf_ray.training.exchange import Down
 
 
 class ClientError(RunError):
@@ -34,14 +37,24 @@ class NodeError(RunError):
         self.details = details
 
 
+@dataclass(frozen=True)
+class Lost:
+    """An actor's process is gone; what it was at is begun again elsewhere."""
+
+    actor: str
+    tier: str
+    """The client's, where it holds one; else empty"""
+    message: str
+
+
 class Backend(Protocol):
     """What the driver asks of a place where clients live."""
 
     def publish(self, down: Down) -> object:
         """Make a state readable by all; what it returns is passed to `train` and `submit_score`."""
 
-    def train(self, down: object, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
-        """Train the named clients; updates come as they are ready. Raises ClientError."""
+    def train(self, down: object, round_index: int, cohort: Sequence[ClientInfo]) -> Iterator[Trained | Lost]:
+        """Train a cohort; answers come as they are ready. Raises RunError where a client cannot be trained."""
 
     def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> object:
         """Begin to score a state; `collect_score` takes what this returns."""
@@ -62,8 +75,8 @@ class InProcessBackend:
     """The clients one after the other in this process: for a debugger, and as the reference for Ray."""
 
     def __init__(self, spec: FederationSpec) -> None:
-        self._tiers = spec.tiers
-        self._clients = {client.name: client.make() for client in spec.clients}
+        self._algorithm = spec.algorithm
+        self._host = Host({client.name: client.make for client in spec.clients}, spec.hosts.cache_mb)
         self._memories: dict[str, Memory] = {}
         self._score = spec.make_scorer(True)
 
@@ -72,16 +85,14 @@ class InProcessBackend:
         state.setflags(write=False)
         return replace(down, state=state)
 
-    def train(self, down: object, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
+    def train(self, down: object, round_index: int, cohort: Sequence[ClientInfo]) -> Iterator[Trained]:
         assert isinstance(down, Down)
-        for name in clients:
-            try:
-                client = self._clients[name]
-                up, receipt, self._memories[name] = client.train(down, round_index, self._memories.get(name))
-                yield up, receipt
-            except Exception as error:  # whatever a client's own code raises
-                details = traceback.format_exc()
-                raise ClientError(name, self._tiers[name], round_index, described(error), details) from error
+        weigher = weigher_of(self._algorithm, cohort)
+        for client in cohort:
+            memory = self._memories.get(client.name)
+            turn = Turn(client.name, client.people)
+            trained, (self._memories[client.name],) = self._host.train(down, round_index, [turn], [memory], weigher)
+            yield trained
 
     def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> Scores:
         assert isinstance(down, Down)
@@ -97,5 +108,9 @@ class InProcessBackend:
     def restore(self, client: str, memory: Memory) -> None:
         self._memories[client] = memory
 
-    def close(self) -> None:
-        self._clients.clear()
+    def close(self) -> None: ...
+
+
+def weigher_of(algorithm: Algorithm, cohort: Sequence[ClientInfo]) -> Weigher:
+    """What gives each of a cohort its part of the mean."""
+    return Weigher(algorithm, np.fromiter((client.people for client in cohort), np.int64))

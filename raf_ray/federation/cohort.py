@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 
 
-def draw_cohort(clients: int, participation: float, seed: int, round_index: int) -> list[int]:
-    """Client numbers of a round, in order: a uniform draw of round(share x clients), at least one.
+@dataclass(frozen=True)
+class CohortSpec:
+    """How many clients of a federation train in a round, and how they are drawn."""
 
+    share: float
+    """Of the clients, at least one"""
+    count: int | None = None
+    """In place of the share"""
+    draw: Literal["uniform", "by_tier", "by_people"] = "uniform"
+
+    def size(self, clients: int) -> int:
+        return min(clients, self.count if self.count is not None else max(1, round(self.share * clients)))
+
+
+def draw_cohort(
+    spec: CohortSpec, tiers: Sequence[str], people: Sequence[int], seed: int, round_index: int
+) -> list[int]:
+    """Client numbers of a round, in order, without repeats.
+
+    `uniform`: each client alike. `by_tier`: as many of each tier in every round, in proportion to its clients (largest
+    remainders), each of a tier alike. `by_people`: one after the other in proportion to the people they own.
     Drawn from (seed, round) alone, so neither a resume nor who arrives first changes it.
+
+    Args:
+        tiers: of the clients, in order.
+        people: that they own.
     """
-    count = max(1, round(participation * clients))
+    clients = len(tiers)
+    count = spec.size(clients)
     if count >= clients:
         return list(range(clients))
     rng = np.random.default_rng([seed, 1 + round_index, 2**31])
-    return sorted(int(i) for i in rng.choice(clients, size=count, replace=False))
+    if spec.draw == "by_tier":
+        names, of = np.unique(np.asarray(tiers), return_inverse=True)
+        counts = shared_out(count, np.bincount(of))
+        drawn = [rng.choice(np.flatnonzero(of == i), counts[i], replace=False) for i in range(len(names))]
+        return sorted(np.concatenate(drawn).tolist())
+    weights = None
+    if spec.draw == "by_people":
+        weights = np.asarray(people, np.float64) / np.sum(people)
+    return sorted(int(i) for i in rng.choice(clients, size=count, replace=False, p=weights))
+
+
+def shared_out(count: int, sizes: np.ndarray) -> np.ndarray:
+    """(n,) whole numbers that add up to `count`, in proportion to `sizes` by largest remainders; ties to the first."""
+    exact = count * sizes / sizes.sum()
+    parts = np.floor(exact).astype(np.int64)
+    left = np.argsort(-(exact - parts), kind="stable")[: count - parts.sum()]
+    parts[left] += 1
+    return parts

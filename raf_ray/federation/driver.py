@@ -15,7 +15,7 @@ import numpy as np
 from raf_ray.errors import RunError
 from raf_ray.evaluation.scores import Scores
 from raf_ray.federation.aggregation import UpdateError
-from raf_ray.federation.backend import Backend, ClientError
+from raf_ray.federation.backend import Backend, ClientError, Lost
 from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.events import (
     ActorLost,
@@ -23,6 +23,7 @@ from raf_ray.federation.events import (
     Event,
     Failed,
     Finished,
+    Noted,
     RoundFinished,
     RoundStarted,
     Scored,
@@ -57,6 +58,7 @@ class Federation:
 
     def __post_init__(self) -> None:
         self._tiers = self.spec.tiers
+        self._people = [client.people for client in self.spec.clients]
         self._account = self.spec.account()
         self._memories = ClientMemories(self.folder.memories)
         if self.checkpoint is not None:
@@ -133,33 +135,47 @@ class Federation:
         """One round: train a cohort, sum as its updates come, step. Returns the next state as it was published."""
         asked, done = self.spec.rounds, index + 1
         clients = self.spec.clients
-        cohort = [clients[i] for i in draw_cohort(len(clients), asked.participation, asked.seed, index)]
+        drawn = draw_cohort(asked.cohort, list(self._tiers.values()), self._people, asked.seed, index)
+        cohort = [clients[i] for i in drawn]
         log.info("training round %d of %d: %d clients", done, asked.rounds, len(cohort))
         yield RoundStarted(done, asked.rounds, {client.name: client.tier for client in cohort})
         begin = time.perf_counter()
         total = server.round({client.name: client.people for client in cohort})
         receipts: list[Receipt] = []
         arrived: list[float] = []
-        for up, receipt in backend.train(down, index, [client.name for client in cohort]):
-            arrived.append(time.perf_counter())
-            tier = self._tiers[up.client]
+        for answer in backend.train(down, index, cohort):
+            if isinstance(answer, Lost):
+                yield ActorLost(answer.actor, answer.tier)
+                yield Noted(answer.message)
+                continue
+            if answer.failure is not None:
+                failure = answer.failure
+                raise ClientError(failure.client, self._tiers[failure.client], index, failure.cause, failure.details)
             try:
-                total.add(up)
+                total.add(answer.total)
             except UpdateError as error:
-                raise ClientError(up.client, tier, index, str(error)) from error
-            receipts.append(receipt.without_trace())
-            self._memories.trained(up.client, done, receipt.keeps)
-            log.info("round %d client %s: %.1f s, loss %.5g", done, up.client, receipt.seconds, receipt.loss)
-            if receipt.trace is not None:
-                self._write_trace(up.client, done, receipt.trace)
-            yield ClientFinished(done, up.client, tier, receipt.people, receipt.seconds, receipt.loss,
-                                 receipt.peak_memory_mb, receipt.device)  # fmt: skip
+                client = answer.receipts[0].client
+                raise ClientError(client, self._tiers[client], index, str(error)) from error
+            arrived += [time.perf_counter()] * len(answer.receipts)
+            for receipt in answer.receipts:
+                receipts.append(receipt.without_trace())
+                yield self._told(receipt, done)
         server.step(total)
         down = backend.publish(server.down())
         row = self._account.add_round(done, receipts, arrived, time.perf_counter() - begin)
         self.folder.append_rows("rounds.csv", self._account.columns(), [row])
         yield RoundFinished(done, asked.rounds, row)
         return down
+
+    def _told(self, receipt: Receipt, done: int) -> ClientFinished:
+        """Note what a client keeps and has traced; the event that tells of its round."""
+        client = receipt.client
+        self._memories.trained(client, done, receipt.keeps)
+        log.info("round %d client %s: %.1f s, loss %.5g", done, client, receipt.seconds, receipt.loss)
+        if receipt.trace is not None:
+            self._write_trace(client, done, receipt.trace)
+        return ClientFinished(done, client, self._tiers[client], receipt.people, receipt.seconds, receipt.loss,
+                              receipt.peak_memory_mb, receipt.device)  # fmt: skip
 
     def _finish(self, backend: Backend, down: object, buffer: np.ndarray) -> Iterator[Event]:
         asked = self.spec.rounds

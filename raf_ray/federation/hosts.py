@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -15,11 +15,13 @@ from raf_ray.cluster.names import EVALUATOR, ray_name
 from raf_ray.errors import described
 from raf_ray.evaluation.scores import ScoreModel, Scores
 from raf_ray.federation.actor_log import ActorLog
+from raf_ray.federation.aggregation import Weigher
 from raf_ray.federation.driver import Federation
 from raf_ray.federation.events import Event
+from raf_ray.federation.host import Host, Trained, Turn
 from raf_ray.federation.meters import Meters, metered
 from raf_ray.resolution import Size
-from raf_ray.training.exchange import Down, LocalClient, Receipt, Up
+from raf_ray.training.exchange import Down, MakeClient, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -28,46 +30,44 @@ LONGEST_CAUSE = 300
 
 
 class ClientHost:
-    """One client; see `raf_ray.training.client.Client`."""
+    """One client or several; see `raf_ray.federation.host.Host`."""
 
-    def __init__(self, name: str, make: Callable[[], LocalClient]) -> None:
+    def __init__(self, name: str, clients: Mapping[str, MakeClient], cache_mb: float) -> None:
         self._name = name
-        self._make = make
-        self._client: LocalClient | None = None
-        self._memory: Memory | None = None
+        self._host = Host(clients, cache_mb)
 
     def __repr__(self) -> str:
         return ray_name(self._name)
 
-    def build(self, yields: bool) -> str:
-        """Build the client: here and not in the constructor, whose exceptions Ray reports as a death.
+    def build(self, first: str, yields: bool) -> str:
+        """Build the first client: here and not in the constructor, whose exceptions Ray reports as a death.
 
         `yields`: leave the cores to longer clients while they want them. Returns the id of the node it lives on.
         """
         if yields:
             os.nice(19)
         self._log = ActorLog.install(self._name)
-        self._client = self._make()
-        log.info("built, with %d people", self._client.people)
+        self._host.open(first)
+        log.info("built")
         return this_node()
 
-    def train(self, down: Down, round_index: int) -> tuple[Up, Receipt]:
-        assert self._client is not None
-        self._log.doing = f"round {round_index + 1}"
-        log.info("training")
-        up, receipt, self._memory = self._client.train(down, round_index, self._memory)
-        log.info(
-            "trained on %d people in %.1f s, loss %.5g, update norm %.4g, peak memory %.0f MB (%s)",
-            receipt.people, receipt.seconds, receipt.loss, receipt.norm, receipt.peak_memory_mb, receipt.device,
-        )  # fmt: skip
-        return up, receipt
+    def train(
+        self, down: Down, round_index: int, turns: Sequence[Turn], weigher: Weigher, *memories: Memory | None
+    ) -> tuple[Trained | Memory, ...]:
+        """The answer, then what each client keeps: objects of their own, which follow the client."""
 
-    def memory(self) -> Memory:
-        assert self._memory is not None
-        return self._memory
+        def at(client: str) -> None:
+            self._log.doing = f"{client + ' ' if client != self._name else ''}round {round_index + 1}"
+            log.info("training")
 
-    def restore(self, memory: Memory) -> None:
-        self._memory = memory
+        def done(receipt: Receipt) -> None:
+            log.info(
+                "trained on %d people in %.1f s, loss %.5g, update norm %.4g, peak memory %.0f MB (%s)",
+                receipt.people, receipt.seconds, receipt.loss, receipt.norm, receipt.peak_memory_mb, receipt.device,
+            )  # fmt: skip
+
+        trained, kept = self._host.train(down, round_index, turns, memories, weigher, at, done)
+        return trained, *kept
 
 
 class EvaluatorHost:

@@ -1,233 +1,174 @@
-"""Clients and the evaluator as Ray actors, one each; where they live, and what becomes of the run when one is lost."""
+"""Clients in Ray actors and an evaluator actor; when a process dies, what it was at is begun again elsewhere."""
 
 from __future__ import annotations
 
-import logging
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
-from ray.util.placement_group import get_current_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.exceptions import RayError
 
 from raf_ray.algorithms.interface import Memory
-from raf_ray.cluster.names import EVALUATOR, ray_name
 from raf_ray.cluster.planner import ActorShares
-from raf_ray.errors import RunError
 from raf_ray.evaluation.scores import Scores
-from raf_ray.federation.backend import ClientError, NodeError
-from raf_ray.federation.hosts import ClientActor, EvaluatorActor, cause_of
-from raf_ray.federation.spec import FederationSpec
+from raf_ray.federation.backend import Lost, NodeError, weigher_of
+from raf_ray.federation.crew import Crew
+from raf_ray.federation.dispatch import Dispatch
+from raf_ray.federation.host import Trained, Turn
+from raf_ray.federation.spec import ClientInfo, FederationSpec
 from raf_ray.resolution import Size
-from raf_ray.training.exchange import Down, Receipt, Up
-
-log = logging.getLogger(__name__)
-
-LONGEST_SHARE = 0.75
-"""Clients that cost less than this share of the costliest let it go first where they share cores: a round ends
-with its longest client, and on two cores a demo round is a tenth shorter so."""
-
-STILL_WAITING_SECONDS = 60.0
-"""After so long without news the log says who is waited for. Ray reports a death by itself."""
-
-NODE_ANSWERS_SECONDS = 3.0
-
-SHOWN = 8
-"""Clients that an error names before it only counts them; run.log names all."""
-
-Value = TypeVar("Value")
+from raf_ray.training.exchange import Down
 
 
 @dataclass(frozen=True)
-class Arrival(Generic[Value]):
-    """What a call to an actor came to."""
+class Call:
+    """What a host was asked for."""
 
-    actor: str
-    value: Value
-
-
-@dataclass(frozen=True)
-class Failure:
-    """How a call to an actor failed: by its own exception (RayTaskError), or because its process is gone."""
-
-    actor: str
-    error: RayError
+    host: int
+    clients: list[str]
+    answer: Any
+    """Reference to its `Trained`"""
+    memories: list[Any]
+    """References to what each client keeps"""
 
 
-@dataclass(frozen=True)
-class Raylet:
-    """A node of the cluster and its raylet's port."""
+@dataclass
+class Scoring:
+    """What the evaluator was asked for, so that it can be asked again."""
 
-    address: str
-    port: int
+    down: object
+    split: str
+    sizes: tuple[Size, ...]
+    sample_sizes: tuple[Size, ...]
+    reference: Any = None
+    tries: int = 0
 
-    def answers(self) -> bool:
-        """Whether its raylet still listens. Ray itself notices a lost node only after missed health checks."""
-        try:
-            socket.create_connection((self.address, self.port), timeout=NODE_ANSWERS_SECONDS).close()
-        except OSError:
-            return False
-        return True
+
+@dataclass
+class Round:
+    """One round under way."""
+
+    index: int
+    down: object
+    weigher: Any
+    people: dict[str, int]
+    waiting: Dispatch
+    calls: dict[Any, Call]
+    tries: dict[str, int]
+    """Client -> times that a process died in which it was trained"""
 
 
 class RayBackend:
-    """The clients as Ray actors, one each, and an evaluator actor.
-
-    `namespace`: of this federation alone, from `raf_ray.cluster.names.new_namespace`.
-    """
+    """A `raf_ray.federation.backend.Backend` on a Ray cluster; see `Crew` for its arguments."""
 
     def __init__(self, spec: FederationSpec, shares: ActorShares, namespace: str) -> None:
-        self._tiers = spec.tiers
-        self._nodes: dict[str, Raylet] = {}
-        self._begun = 0
-        """Rounds that training has begun of."""
-        self._evaluator = EvaluatorActor.options(
-            name=EVALUATOR,
-            namespace=namespace,
-            num_cpus=shares.evaluator_cpus,
-            num_gpus=shares.evaluator_gpus or None,
-            **_bundle(1),
-        ).remote(partial(spec.make_scorer, shares.evaluator_gpus > 0))
-        self._clients = {
-            client.name: ClientActor.options(
-                name=ray_name(client.name),
-                namespace=namespace,
-                num_cpus=shares.client_cpus,
-                num_gpus=shares.client_gpus or None,
-                **_bundle(2 + number),
-            ).remote(client.name, client.make)
-            for number, client in enumerate(spec.clients)
-        }
-        longest = max(client.cost for client in spec.clients)
-        building = {
-            self._clients[client.name].build.remote(client.cost < LONGEST_SHARE * longest): client.name
-            for client in spec.clients
-        }
-        # The evaluator is built while the first round trains; its first scoring waits for it.
-        self._building_evaluator = {self._evaluator.build.remote(): EVALUATOR}
-        self._check_built(building)
-        for node in dict.fromkeys(self._nodes[name] for name in self._clients):
-            log.info("on node %s: %s", node.address, ", ".join(self._living_on(node)))
+        self._spec, self._tiers = spec, spec.tiers
+        self._memories: dict[str, Any] = {}
+        """Client -> reference to what it keeps"""
+        self._homes: dict[str, int] = {}
+        """Client -> host where it trained last"""
+        self._seconds: dict[str, float] = {}
+        """Client -> seconds of its last round"""
+        self._crew = Crew(spec, shares, namespace)
 
     def publish(self, down: Down) -> object:
         return ray.put(down)
 
-    def train(self, down: object, round_index: int, clients: Sequence[str]) -> Iterator[tuple[Up, Receipt]]:
-        self._begun = round_index + 1
-        task = f"train round {self._begun}"
-        calls = {self._clients[name].train.options(name=task).remote(down, round_index): name for name in clients}
-        came: Arrival[tuple[Up, Receipt]] | Failure
-        for came in self._arrivals(calls):
-            if isinstance(came, Failure):
-                raise self._sentence(came, round_index)
-            yield came.value
+    def train(self, down: object, round_index: int, cohort: Sequence[ClientInfo]) -> Iterator[Trained | Lost]:
+        self._crew.begun = round_index + 1
+        hosts = self._crew.hosts
+        living = [number for number, host in enumerate(hosts) if host.alive] or range(len(hosts))
+        now = Round(
+            index=round_index,
+            down=down,
+            weigher=ray.put(weigher_of(self._spec.algorithm, cohort)),
+            people={client.name: client.people for client in cohort},
+            waiting=Dispatch(self._costs(cohort), living, self._homes),
+            calls={},
+            tries={},
+        )
+        while True:
+            busy = {call.host for call in now.calls.values()}
+            for number, host in enumerate(hosts):
+                if host.alive and number not in busy and (clients := now.waiting.next(number)):
+                    self._call(now, number, clients)
+            if not now.calls and not len(now.waiting):
+                return
+            for reference in self._crew.wait(list(now.calls)):
+                call = now.calls.pop(reference)
+                try:
+                    trained: Trained = ray.get(reference)
+                except RayError as error:
+                    yield self._lost(now, call, error)
+                    continue
+                self._keep(call, trained)
+                yield trained
 
     def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> object:
-        self._check_built(self._building_evaluator)
-        return self._evaluator.score.options(name=f"score {split}").remote(down, split, sizes, sample_sizes)
+        scoring = Scoring(down, split, tuple(sizes), tuple(sample_sizes))
+        self._score(scoring)
+        return scoring
 
     def collect_score(self, pending: object, wait: bool) -> Scores | None:
-        if not wait and not ray.wait([pending], timeout=0)[0]:
-            return None
-        scores: Scores = self._value({pending: EVALUATOR})
-        return scores
+        assert isinstance(pending, Scoring)
+        while wait or ray.wait([pending.reference], timeout=0)[0]:
+            try:
+                scores: Scores = ray.get(pending.reference)
+                return scores
+            except RayError as error:
+                pending.tries += 1
+                self._crew.mourn_evaluator(error, pending.tries)
+                self._score(pending)
+        return None
 
     def memory(self, client: str) -> Memory:
-        memory: Memory = self._value({self._clients[client].memory.remote(): client})
-        return dict(memory)
+        try:
+            return dict(ray.get(self._memories[client]))
+        except RayError as error:
+            raise self._crew.sentence(client, error, None) from error
 
     def restore(self, client: str, memory: Memory) -> None:
-        self._value({self._clients[client].restore.remote(memory): client})
+        self._memories[client] = ray.put(memory)
 
     def close(self) -> None:
-        for actor in (*self._clients.values(), self._evaluator):
-            ray.kill(actor)
+        self._crew.close()
 
-    def _check_built(self, building: dict[object, str]) -> None:
-        """Wait until these are built, and note where they live. Raises RunError where one cannot be."""
-        homes: dict[str, str] = {}
-        came: Arrival[str] | Failure
-        for came in self._arrivals(building):
-            if isinstance(came, Failure):
-                raise self._sentence(came, what="could not start") from came.error
-            homes[came.actor] = came.value
-        known = {node["NodeID"]: Raylet(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes()}
-        self._nodes.update({name: known[home] for name, home in homes.items()})
+    def _costs(self, cohort: Sequence[ClientInfo]) -> dict[str, float]:
+        """Client -> expected seconds of its round: its last one's, or from its pixels at the others' pace."""
+        known = [client for client in self._spec.clients if client.name in self._seconds]
+        pace = sum(self._seconds.values()) / sum(client.cost for client in known) if known else 1.0
+        return {client.name: self._seconds.get(client.name, client.cost * pace) for client in cohort}
 
-    def _value(self, call: dict[object, str]) -> Any:
-        """What one call gives. Raises RunError where it fails."""
-        (came,) = self._arrivals(call)
-        if isinstance(came, Failure):
-            raise self._sentence(came) from came.error
-        return came.value
-
-    def _arrivals(self, calls: dict[object, str]) -> Iterator[Arrival[Any] | Failure]:
-        """What calls (reference -> actor) come to, as they finish. Takes them out of `calls`, so that results are
-        freed."""
-        while calls:
-            ready, _ = ray.wait(list(calls), num_returns=1, timeout=STILL_WAITING_SECONDS)
-            if not ready:
-                log.info("still waiting for %s", ", ".join(list(calls.values())[:5]))
-                continue
-            reference = ready[0]
-            name = calls.pop(reference)
-            try:
-                came: Arrival[Any] | Failure = Arrival(name, ray.get(reference))
-            except RayError as error:
-                came = Failure(name, error)
-            del ready, reference
-            yield came
-
-    def _sentence(self, failure: Failure, round_index: int | None = None, what: str = "failed") -> RunError:
-        """The failure in one sentence: the actor's own, or the node that was lost and all who lived there."""
-        name, error = failure.actor, failure.error
-        node = self._nodes.get(name)
-        if node is not None and not isinstance(error, RayTaskError) and not node.answers():
-            return self._lost_node(node, round_index, error)
-        if name not in self._tiers:
-            return _lost(RunError(f"the {name} {what}: {cause_of(error)}"), name, error)
-        tier = self._tiers[name]
-        if round_index is None:
-            return _lost(RunError(f"client {name} (tier {tier}) {what}: {cause_of(error)}"), name, error)
-        return _lost(ClientError(name, tier, round_index, cause_of(error)), name, error)
-
-    def _lost_node(self, node: Raylet, round_index: int | None, error: Exception) -> NodeError:
-        names = self._living_on(node)
-        told = [f"{name} (tier {self._tiers[name]})" if name in self._tiers else name for name in names]
-        more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
-        after = f" after round {self._begun}" if self._begun else ""
-        when = after if round_index is None else f" in round {round_index + 1}"
-        failure = NodeError(
-            f"node {node.address} was lost{when}, and with it {', '.join(told[:SHOWN])}{more}; --resume goes on "
-            "once the cluster has room for all clients again",
-            details=f"{', '.join(told)}\n{error}",
+    def _call(self, now: Round, number: int, clients: list[str]) -> None:
+        turns = [Turn(client, now.people[client]) for client in clients]
+        train = self._crew.hosts[number].actor.train
+        answer, *memories = train.options(name=f"train round {now.index + 1}", num_returns=1 + len(turns)).remote(
+            now.down, now.index, turns, now.weigher, *(self._memories.get(client) for client in clients)
         )
-        failure.lost = tuple(names)
-        return failure
+        now.calls[answer] = Call(number, clients, answer, memories)
 
-    def _living_on(self, node: Raylet) -> list[str]:
-        return sorted(name for name, place in self._nodes.items() if place == node)
+    def _keep(self, call: Call, trained: Trained) -> None:
+        """Where its clients live, how long they took, and what they keep."""
+        for client, memory, receipt in zip(call.clients, call.memories, trained.receipts, strict=False):
+            self._homes[client], self._seconds[client] = call.host, receipt.seconds
+            if receipt.keeps:
+                self._memories[client] = memory
+            else:
+                self._memories.pop(client, None)
 
+    def _lost(self, now: Round, call: Call, error: RayError) -> Lost:
+        """A call did not come back: its clients wait again. Raises RunError where one was tried too often."""
+        for client in call.clients:
+            now.tries[client] = now.tries.get(client, 0) + 1
+        tries = max(now.tries[client] for client in call.clients)
+        failure = self._crew.mourn(call.host, call.clients[0], error, now.index, tries)
+        now.waiting.put_back(call.host, call.clients)
+        host = self._crew.hosts[call.host]
+        died = f"a node was lost in round {now.index + 1}" if isinstance(failure, NodeError) else str(failure)
+        what = call.clients[0] if len(call.clients) == 1 else f"the {len(call.clients)} clients of {host.name}"
+        return Lost(host.name, self._tiers.get(host.name, ""), f"{died}; {what}: trained again")
 
-def _lost(failure: RunError, name: str, error: Exception) -> RunError:
-    """The same with Ray's own words; saying that the actor is lost where its process is gone."""
-    failure.details = str(error)
-    if not isinstance(error, RayTaskError):
-        failure.lost = (name,)
-    return failure
-
-
-def _bundle(index: int) -> dict[str, Any]:
-    """Options that place an actor in a bundle of this process's placement group, where it lives in one.
-
-    A trial of a search has one: the driver's bundle, the evaluator's, one for each client. Without the index an
-    actor could take a larger actor's bundle, and that one would wait for ever.
-    """
-    group = get_current_placement_group()
-    if group is None:
-        return {}
-    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)}
+    def _score(self, scoring: Scoring) -> None:
+        score = self._crew.ready_evaluator().score.options(name=f"score {scoring.split}")
+        scoring.reference = score.remote(scoring.down, scoring.split, scoring.sizes, scoring.sample_sizes)

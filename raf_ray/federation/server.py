@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from raf_ray.algorithms.interface import WEIGHTS, Algorithm, Cohort, Memory, Vectors
-from raf_ray.federation.aggregation import ExactSum
+from raf_ray.federation.aggregation import ExactSum, Weigher
 from raf_ray.state import Layout
 from raf_ray.training.exchange import Down, Up
 from raf_ray.transforms.interface import Transform
@@ -40,7 +39,7 @@ class Server:
 
     def round(self, people: Mapping[str, int]) -> RoundSum:
         """The sum of a round to come, of a cohort whose clients own so many `people`."""
-        return RoundSum(self.algorithm, people)
+        return RoundSum(Weigher(self.algorithm, np.fromiter(people.values(), np.int64)), people)
 
     def step(self, done: RoundSum) -> None:
         """The method's server step on the weights; statistics take the mean, counters the clients' maximum."""
@@ -67,18 +66,15 @@ class Server:
 class RoundSum:
     """The exact sum of one round's updates, each vector with the weight that the method gives it."""
 
-    algorithm: Algorithm
+    weigher: Weigher
     people: Mapping[str, int]
     """Client -> people it owns"""
     total: ExactSum = field(default_factory=ExactSum)
-    _whole: dict[str, float] = field(default_factory=dict)
 
-    def add(self, up: Up) -> None:
-        """Raises UpdateError where the update cannot be summed."""
-        self.total.add(up, {name: self.share(name, up.client) for name in up.vectors})
-
-    def share(self, vector: str, client: str) -> float:
-        """A client's part of that vector's mean, were the whole cohort to answer."""
-        if vector not in self._whole:
-            self._whole[vector] = math.fsum(self.algorithm.weight(vector, n) for n in self.people.values())
-        return self.algorithm.weight(vector, self.people[client]) / self._whole[vector]
+    def add(self, part: Up | ExactSum) -> None:
+        """One client's update, or the weighed sum of several. Raises UpdateError where it cannot be summed."""
+        if isinstance(part, ExactSum):
+            self.total.merge(part)
+        else:
+            shares = {name: self.weigher.share(name, self.people[part.client]) for name in part.vectors}
+            self.total.add(part, shares)

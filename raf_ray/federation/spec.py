@@ -12,12 +12,13 @@ from raf_ray.algorithms.interface import Algorithm
 from raf_ray.errors import InputError
 from raf_ray.evaluation.scores import ScoreModel
 from raf_ray.federation.accounting import Account
+from raf_ray.federation.cohort import CohortSpec
 from raf_ray.files import Json
 from raf_ray.resolution import Size
 from raf_ray.runs.checkpoint import Checkpoint
 from raf_ray.runs.folder import RunFolder
 from raf_ray.state import Layout
-from raf_ray.training.exchange import LocalClient
+from raf_ray.training.exchange import MakeClient
 from raf_ray.transforms.interface import Transform
 
 
@@ -30,7 +31,7 @@ class ClientInfo:
     people: int
     cost: float
     """Expected forward pixels a round: who takes longest."""
-    make: Callable[[], LocalClient]
+    make: MakeClient
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class RoundsSpec:
 
     seed: int
     rounds: int
-    participation: float
+    cohort: CohortSpec
     checkpoint_every: int
     score_every: int
     trained_sizes: tuple[Size, ...]
@@ -51,6 +52,18 @@ class RoundsSpec:
     """Sizes of the drift curve."""
     level_sizes: tuple[Size, ...]
     """All sizes that some client trains on: the columns of the loss terms."""
+
+
+@dataclass(frozen=True)
+class HostsSpec:
+    """How actors hold clients, and what is done when one dies."""
+
+    cache_mb: float
+    """For the pixels of a host's clients"""
+    retries: int
+    """Times that a client's round, or a scoring, is begun again"""
+    wait_for_room_s: float
+    """How long the run waits for room where no host lives"""
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,7 @@ class FederationSpec:
     initial: np.ndarray
     """(num_bytes,) uint8 state that the first round begins from"""
     rounds: RoundsSpec
+    hosts: HostsSpec
     facts: Json
     """What results.json says of the run whatever comes out: seed, people, versions ..."""
     save_model: Callable[[np.ndarray, Path], None]

@@ -20,8 +20,8 @@ from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError
 from raf_ray.evaluation.scorer import CutShard, check_metric
-from raf_ray.federation.cohort import draw_cohort
-from raf_ray.federation.spec import ClientInfo, FederationSpec, RoundsSpec
+from raf_ray.federation.cohort import CohortSpec, draw_cohort
+from raf_ray.federation.spec import ClientInfo, FederationSpec, HostsSpec, RoundsSpec
 from raf_ray.files import Json
 from raf_ray.models import size_divisor
 from raf_ray.models.norms import check_norms
@@ -84,7 +84,7 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
             check_divides(size, divisor, f"client {plan.name}")
     for size in final_sizes(config, plans):
         check_divides(size, divisor, "evaluation.resolutions")
-    check_profile(config, plans)
+    check_profile(config, plans, [own.count for own in data])
     if config.optimizer.layer_decay < 1 and not hasattr(model, "layer_id"):
         raise InputError(f"optimizer.layer_decay: model {config.model.name} names no layers; set it to 1")
     wants_gpu_here = config.resources.gpus_per_client > 0 and config.federation.engine == "in_process"
@@ -108,7 +108,7 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     return Prepared(config, plans, data, held_out, layout, initial, notes=notes)
 
 
-def check_profile(config: Config, plans: Sequence[ClientPlan]) -> None:
+def check_profile(config: Config, plans: Sequence[ClientPlan], people: Sequence[int]) -> None:
     """Raise InputError where no such client trains in the round to be traced."""
     profile = config.resources.profile
     if profile is None:
@@ -119,11 +119,12 @@ def check_profile(config: Config, plans: Sequence[ClientPlan]) -> None:
     federation = config.federation
     if profile.round > federation.rounds:
         raise InputError(f"resources.profile.round={profile.round} is beyond the run's {federation.rounds} rounds")
-    cohort = draw_cohort(len(plans), federation.participation, config.seed, profile.round - 1)
+    tiers = [plan.tier for plan in plans]
+    cohort = draw_cohort(cohort_spec(config), tiers, people, config.seed, profile.round - 1)
     if names.index(profile.client) not in cohort:
         raise InputError(
             f"resources.profile: {profile.client} does not train in round {profile.round} (federation.participation="
-            f"{federation.participation:g}); that round trains {shorten([names[i] for i in cohort])}"
+            f"{federation.participation:g}, federation.cohort); that round trains {shorten([names[i] for i in cohort])}"
         )
 
 
@@ -134,13 +135,18 @@ def check_finite(config: Config, layout: Layout, initial: np.ndarray) -> None:
         raise InputError(f"model.name={config.model.name}: its initial {shorten(bad, 3)} is not finite; correct it")
 
 
+def cohort_spec(config: Config) -> CohortSpec:
+    asked = config.federation
+    return CohortSpec(asked.participation, asked.cohort.size, asked.cohort.draw)
+
+
 def rounds_spec(prepared: Prepared) -> RoundsSpec:
     config, plans = prepared.config, prepared.plans
     levels = sorted({s for p in plans for s in p.levels}, key=lambda s: s.pixels, reverse=True)
     return RoundsSpec(
         seed=config.seed,
         rounds=config.federation.rounds,
-        participation=config.federation.participation,
+        cohort=cohort_spec(config),
         checkpoint_every=config.federation.checkpoint_every,
         score_every=config.evaluation.every,
         trained_sizes=tuple(trained_sizes(plans)),
@@ -172,6 +178,7 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
         layout=prepared.layout,
         initial=prepared.initial,
         rounds=rounds_spec(prepared),
+        hosts=HostsSpec(config.data.cache_mb, config.resources.retries, config.resources.wait_for_room_s),
         facts=facts_of(prepared, name),
         save_model=partial(save_model, prepared.layout, config.model.name, prepared.skeleton.joints),
     )

@@ -72,8 +72,8 @@ class Client(Generic[Batch]):
                 self.private[entry.start : entry.start + entry.size] = True
 
     @property
-    def people(self) -> int:
-        return len(self.task)
+    def cached_mb(self) -> float:
+        return self.task.cached_mb
 
     def train(self, down: Down, round_index: int, memory: Memory | None) -> tuple[Up, Receipt, Memory]:
         """Local epochs from a state; the update, what to tell of it, and what the client keeps.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,11 +15,22 @@ class LocalClient(Protocol):
     """A client as the engine asks it; `raf_ray.training.client.Client` is the one of this project."""
 
     @property
-    def people(self) -> int:
-        """Those with a readable picture, as far as known."""
+    def cached_mb(self) -> float:
+        """Memory that its pixels take."""
 
     def train(self, down: Down, round_index: int, memory: Memory | None) -> tuple[Up, Receipt, Memory]:
         """A round, from 0, from a state; `memory` is what the last one returned. Raises RunError."""
+
+
+@dataclass
+class Workplace:
+    """What the clients of one process share, one after the other."""
+
+    model: object | None = None
+    """Each loads its own state into it before it trains"""
+
+
+MakeClient = Callable[[Workplace], LocalClient]
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,10 @@ class PoseTask:
     def bad_pictures(self) -> int:
         return len(self.batches.bad)
 
+    @property
+    def cached_mb(self) -> float:
+        return self.batches.cached_mb
+
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
         return self.batches.epoch(rng)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import torch
+from torch import nn
 
 from raf_ray.algorithms.interface import Algorithm
 from raf_ray.data.augment import Augmentation
@@ -21,6 +22,7 @@ from raf_ray.objectives.levels import Sampling
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import Size
 from raf_ray.training.client import Client, LocalTraining
+from raf_ray.training.exchange import Workplace
 from raf_ray.training.pose import PoseTask
 from raf_ray.transforms.interface import Transform
 
@@ -98,8 +100,14 @@ class ClientSpec:
     cache_mb: float
     traced_round: int | None
 
-    def build(self) -> Client[Batch]:
+    def build(self, place: Workplace | None = None) -> Client[Batch]:
+        """The client, with the model of its process, or one of its own."""
+        place = place or Workplace()
         device, plan = self.device.claim(), self.plan
+        if place.model is None:
+            place.model = self.model.build()
+        model = place.model
+        assert isinstance(model, nn.Module)
         if self.data.open_shard is not None:
             shard = self.data.open_shard()
         else:
@@ -118,7 +126,7 @@ class ClientSpec:
             name=plan.name,
             number=plan.number,
             tier=plan.tier,
-            model=self.model.build(),
+            model=model,
             task=task,
             algorithm=self.algorithm,
             transforms=self.transforms,

@@ -36,6 +36,10 @@ class Task(Protocol[Batch]):
     def bad_pictures(self) -> int:
         """People left out so far because their picture could not be read."""
 
+    @property
+    def cached_mb(self) -> float:
+        """Memory that its pixels take."""
+
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Every person once, in an order drawn from `rng`."""
 

@@ -1,0 +1,109 @@
+"""Clients that share one process: one model, trained by turns, and one partial sum of what several of them send."""
+
+from __future__ import annotations
+
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from raf_ray.algorithms.interface import Memory
+from raf_ray.errors import described
+from raf_ray.federation.aggregation import ExactSum, Weigher
+from raf_ray.training.exchange import Down, LocalClient, MakeClient, Receipt, Up, Workplace
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A client to be trained in a round."""
+
+    client: str
+    people: int
+    """That it owns: its weight"""
+
+
+@dataclass(frozen=True)
+class ClientFailure:
+    """What a client's own code raised."""
+
+    client: str
+    cause: str
+    """In one line"""
+    details: str
+    """The traceback"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a host answers: the update of one client as it is, or the exact sum of several; and a receipt each."""
+
+    total: Up | ExactSum
+    receipts: tuple[Receipt, ...]
+    failure: ClientFailure | None = None
+    """Of the client at which the host stopped"""
+
+
+class Host:
+    """Opens clients when they are first asked for, and closes the longest unused ones where pixels fill its memory."""
+
+    def __init__(self, clients: Mapping[str, MakeClient], cache_mb: float) -> None:
+        """`cache_mb`: for the pixels of all open clients; the one that trains stays open whatever it needs."""
+        self._makes, self._cache_mb = clients, cache_mb
+        self._place = Workplace()
+        self._open: OrderedDict[str, LocalClient] = OrderedDict()
+        self._mb: dict[str, float] = {}
+        """Client -> memory of its pixels, when it last trained"""
+        self._held_mb = 0.0
+
+    def open(self, client: str) -> LocalClient:
+        if client not in self._open:
+            self._open[client] = self._makes[client](self._place)
+        self._open.move_to_end(client)
+        return self._open[client]
+
+    def train(
+        self,
+        down: Down,
+        round_index: int,
+        turns: Sequence[Turn],
+        memories: Sequence[Memory | None],
+        weigher: Weigher,
+        at: Callable[[str], None] = lambda client: None,
+        done: Callable[[Receipt], None] = lambda receipt: None,
+    ) -> tuple[Trained, list[Memory]]:
+        """Train the clients one after the other from the same state, to the first that fails.
+
+        Args:
+            memories: what each kept; None: nothing yet.
+            at: told the client that it is at; `done`, what came of it.
+
+        Returns:
+            The answer, and what each client keeps; {} of those that were not trained.
+        """
+        total, receipts = ExactSum(), []
+        kept: list[Memory] = [{} for _ in turns]
+        alone: Up | None = None
+        failure = None
+        for i, (turn, memory) in enumerate(zip(turns, memories, strict=True)):
+            at(turn.client)
+            try:
+                up, receipt, kept[i] = self.open(turn.client).train(down, round_index, memory)
+                if len(turns) == 1:
+                    alone = up  # as float32: half the bytes, weighed and rounded where it arrives
+                else:
+                    total.add(up, {name: weigher.share(name, turn.people) for name in up.vectors})
+            except Exception as error:  # whatever a client's own code raises
+                failure = ClientFailure(turn.client, described(error), traceback.format_exc())
+                break
+            receipts.append(receipt)
+            done(receipt)
+            self._make_room(turn.client)
+        return Trained(alone if alone is not None else total, tuple(receipts), failure), kept
+
+    def _make_room(self, last: str) -> None:
+        self._held_mb -= self._mb.get(last, 0.0)
+        self._mb[last] = self._open[last].cached_mb
+        self._held_mb += self._mb[last]
+        while self._held_mb > self._cache_mb and len(self._open) > 1:
+            closed, _ = self._open.popitem(last=False)
+            self._held_mb -= self._mb.pop(closed, 0.0)
