@@ -165,9 +165,13 @@ class RayBackend:
         failure = self._crew.mourn(call.host, call.clients[0], error, now.index, tries)
         now.waiting.put_back(call.host, call.clients)
         host = self._crew.hosts[call.host]
-        died = f"a node was lost in round {now.index + 1}" if isinstance(failure, NodeError) else str(failure)
+        lost = "its node was lost" if isinstance(failure, NodeError) else "its process died, see run.log"
         what = call.clients[0] if len(call.clients) == 1 else f"the {len(call.clients)} clients of {host.name}"
-        return Lost(host.name, self._tiers.get(host.name, ""), f"{died}; {what}: trained again")
+        return Lost(
+            host.name,
+            self._tiers.get(host.name, ""),
+            f"{host.name} was lost in round {now.index + 1} ({lost}); {what}: trained again",
+        )
 
     def _score(self, scoring: Scoring) -> None:
         score = self._crew.ready_evaluator().score.options(name=f"score {scoring.split}")
