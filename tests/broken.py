@@ -50,6 +50,13 @@ def slow(heatmaps, targets, weights, level_weights):
     return heatmap(heatmaps, targets, weights, level_weights)
 
 
+def fails_at_low(heatmaps, targets, weights, level_weights):
+    """Raises for clients of 64x48."""
+    if heatmaps[0].shape[-2] == 16:
+        raise ValueError("this objective fails at 64x48")
+    return heatmap(heatmaps, targets, weights, level_weights)
+
+
 def no_federation(*parts):
     raise ValueError("none at all")
 

@@ -174,6 +174,8 @@ class FederationConfig(Section):
     """Their number and how they are drawn."""
     engine: Annotated[Literal["ray", "in_process"], Use.FREE] = "ray"
     """Ray actors, or the same clients one after the other in this process, for a debugger; same bits."""
+    on_client_failure: Literal["stop", "drop"] = "stop"
+    """A client whose own work fails (a NaN loss, a bad picture) ends the run, or is left out of that round."""
     checkpoint_every: Annotated[Positive, Use.FREE] = 1
     """Rounds between checkpoints, from which --resume goes on."""
 

@@ -14,6 +14,7 @@ order in which clients answer does not show. Columns of rounds.csv, in order:
     people_per_s    of the round
     forward_pixels  image pixels that went through the models, all levels
     mb_down, mb_up  states sent to clients, updates sent back, and a method's own vectors with them
+    left_out        clients whose own work failed, with federation.on_client_failure=drop
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Account:
     """Client -> its tier, of all clients."""
     level_sizes: Sequence[str]
     """All sizes that some client trains on."""
+    counts_left_out: bool = False
+    """Whether rows have that column"""
     totals: dict[str, float] = field(default_factory=dict)
     """Of `TOTALS`; empty before the first round."""
     _costs: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -70,10 +73,13 @@ class Account:
     def columns(self) -> list[str]:
         sizes = self.level_sizes
         norms = (f"update_norm_{tier}" for tier in dict.fromkeys(self.tiers.values()))
+        left_out = ["left_out"] if self.counts_left_out else []
         return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), *norms, "seconds",
-                "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up"]  # fmt: skip
+                "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up", *left_out]  # fmt: skip
 
-    def add_round(self, done: int, receipts: Sequence[Receipt], arrived: Sequence[float], seconds: float) -> Json:
+    def add_round(
+        self, done: int, receipts: Sequence[Receipt], arrived: Sequence[float], seconds: float, left_out: int = 0
+    ) -> Json:
         """Count a round in; its row.
 
         Args:
@@ -81,6 +87,7 @@ class Account:
             receipts: of all its clients.
             arrived: when each answered, in seconds of any clock.
             seconds: of the whole round.
+            left_out: clients whose own work failed.
         """
         people = sum(receipt.people for receipt in receipts)
         row: Json = {
@@ -94,6 +101,8 @@ class Account:
             "mb_down": round(math.fsum(receipt.mb_received for receipt in receipts), 6),
             "mb_up": round(math.fsum(receipt.mb_sent for receipt in receipts), 6),
         }
+        if self.counts_left_out:
+            row["left_out"] = left_out
         for name in sorted({name for receipt in receipts for name in receipt.terms}):
             drawn = [receipt for receipt in receipts if name in receipt.terms]
             row[name] = _mean((receipt.terms[name], receipt.term_people[name]) for receipt in drawn)

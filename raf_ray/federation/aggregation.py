@@ -25,18 +25,30 @@ class UpdateError(RunError):
     """An update that cannot be summed: not finite, or too large for fixed point."""
 
 
-def to_fixed_point(vector: np.ndarray, weight: float = 1.0) -> tuple[np.ndarray, int]:
-    """(n,) float32 times `weight` -> (n,) int64 in units of 2^-40, and the largest magnitude among them.
+def check_summable(up: Up, weights: Mapping[str, float]) -> None:
+    """Raise UpdateError where `ExactSum.add` would."""
+    for name, vector in up.vectors.items():
+        _largest(vector, weights[name])
 
-    The weight enters the one float64 multiplication, so it costs the vector no bits.
-    Raises UpdateError for NaN, Inf (numpy would cast them silently) and for values beyond int64.
-    """
+
+def _largest(vector: np.ndarray, weight: float) -> float:
+    """The largest magnitude of `vector` times `weight`. Raises UpdateError where fixed point cannot hold it."""
     # The larger of maximum and -minimum, NaN if there is one: no copy of the vector is made for it.
     largest = float(np.maximum(vector.max(), -vector.min())) * weight if vector.size else 0.0
     if not np.isfinite(largest):
         raise UpdateError("the update holds NaN or Inf; lower optimizer.lr or set optimizer.clip")
     if largest * SCALE >= 2.0**62:
         raise UpdateError(f"the update holds a value of {largest:.3g}, too large to sum exactly")
+    return largest
+
+
+def to_fixed_point(vector: np.ndarray, weight: float = 1.0) -> tuple[np.ndarray, int]:
+    """(n,) float32 times `weight` -> (n,) int64 in units of 2^-40, and the largest magnitude among them.
+
+    The weight enters the one float64 multiplication, so it costs the vector no bits.
+    Raises UpdateError for NaN, Inf (numpy would cast them silently) and for values beyond int64.
+    """
+    largest = _largest(vector, weight)
     fixed = np.multiply(vector, weight * SCALE, dtype=np.float64)
     np.rint(fixed, out=fixed)
     return fixed.astype(np.int64), int(largest * SCALE) + 1

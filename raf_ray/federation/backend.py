@@ -75,7 +75,7 @@ class InProcessBackend:
     """The clients one after the other in this process: for a debugger, and as the reference for Ray."""
 
     def __init__(self, spec: FederationSpec) -> None:
-        self._algorithm = spec.algorithm
+        self._algorithm, self._go_on = spec.algorithm, spec.rounds.drops_failed
         self._host = Host({client.name: client.make for client in spec.clients}, spec.hosts.cache_mb)
         self._memories: dict[str, Memory] = {}
         self._score = spec.make_scorer(True)
@@ -91,7 +91,9 @@ class InProcessBackend:
         for client in cohort:
             memory = self._memories.get(client.name)
             turn = Turn(client.name, client.people)
-            trained, (self._memories[client.name],) = self._host.train(down, round_index, [turn], [memory], weigher)
+            trained, (kept,) = self._host.train(down, round_index, [turn], [memory], weigher, self._go_on)
+            if trained.receipts:
+                self._memories[client.name] = kept
             yield trained
 
     def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> Scores:

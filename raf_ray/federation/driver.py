@@ -14,7 +14,6 @@ import numpy as np
 
 from raf_ray.errors import RunError
 from raf_ray.evaluation.scores import Scores
-from raf_ray.federation.aggregation import UpdateError
 from raf_ray.federation.backend import Backend, ClientError, Lost
 from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.events import (
@@ -28,6 +27,7 @@ from raf_ray.federation.events import (
     RoundStarted,
     Scored,
 )
+from raf_ray.federation.host import ClientFailure
 from raf_ray.federation.server import Server
 from raf_ray.federation.spec import FederationSpec
 from raf_ray.files import Json, without_nan, write_atomically
@@ -143,29 +143,36 @@ class Federation:
         total = server.round({client.name: client.people for client in cohort})
         receipts: list[Receipt] = []
         arrived: list[float] = []
+        left_out = 0
         for answer in backend.train(down, index, cohort):
             if isinstance(answer, Lost):
                 yield ActorLost(answer.actor, answer.tier)
                 yield Noted(answer.message)
                 continue
-            if answer.failure is not None:
-                failure = answer.failure
-                raise ClientError(failure.client, self._tiers[failure.client], index, failure.cause, failure.details)
-            try:
-                total.add(answer.total)
-            except UpdateError as error:
-                client = answer.receipts[0].client
-                raise ClientError(client, self._tiers[client], index, str(error)) from error
+            for failure in answer.failures:
+                yield self._leave_out(failure, index)
+            left_out += len(answer.failures)
+            total.add(answer.total)
             arrived += [time.perf_counter()] * len(answer.receipts)
             for receipt in answer.receipts:
                 receipts.append(receipt.without_trace())
                 yield self._told(receipt, done)
+        if not receipts:
+            raise RunError(f"no client could be trained in round {done}; see run.log")
         server.step(total)
         down = backend.publish(server.down())
-        row = self._account.add_round(done, receipts, arrived, time.perf_counter() - begin)
+        row = self._account.add_round(done, receipts, arrived, time.perf_counter() - begin, left_out)
         self.folder.append_rows("rounds.csv", self._account.columns(), [row])
         yield RoundFinished(done, asked.rounds, row)
         return down
+
+    def _leave_out(self, failure: ClientFailure, index: int) -> Noted:
+        """A client's own work failed. Raises ClientError where that ends the run."""
+        error = ClientError(failure.client, self._tiers[failure.client], index, failure.cause, failure.details)
+        if not self.spec.rounds.drops_failed:
+            raise error
+        log.warning("%s\n%s", error, error.details)
+        return Noted(f"{error}; it is left out of this round")
 
     def _told(self, receipt: Receipt, done: int) -> ClientFinished:
         """Note what a client keeps and has traced; the event that tells of its round."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from raf_ray.algorithms.interface import Memory
 from raf_ray.errors import described
-from raf_ray.federation.aggregation import ExactSum, Weigher
+from raf_ray.federation.aggregation import ExactSum, Weigher, check_summable
 from raf_ray.training.exchange import Down, LocalClient, MakeClient, Receipt, Up, Workplace
 
 
@@ -39,8 +39,7 @@ class Trained:
 
     total: Up | ExactSum
     receipts: tuple[Receipt, ...]
-    failure: ClientFailure | None = None
-    """Of the client at which the host stopped"""
+    failures: tuple[ClientFailure, ...] = ()
 
 
 class Host:
@@ -68,37 +67,44 @@ class Host:
         turns: Sequence[Turn],
         memories: Sequence[Memory | None],
         weigher: Weigher,
+        go_on: bool,
         at: Callable[[str], None] = lambda client: None,
         done: Callable[[Receipt], None] = lambda receipt: None,
     ) -> tuple[Trained, list[Memory]]:
-        """Train the clients one after the other from the same state, to the first that fails.
+        """Train the clients one after the other from the same state.
 
         Args:
             memories: what each kept; None: nothing yet.
+            go_on: after a client that fails too.
             at: told the client that it is at; `done`, what came of it.
 
         Returns:
-            The answer, and what each client keeps; {} of those that were not trained.
+            The answer, and what each client keeps; {} where it has no receipt.
         """
         total, receipts = ExactSum(), []
         kept: list[Memory] = [{} for _ in turns]
         alone: Up | None = None
-        failure = None
+        failures = []
         for i, (turn, memory) in enumerate(zip(turns, memories, strict=True)):
             at(turn.client)
             try:
                 up, receipt, kept[i] = self.open(turn.client).train(down, round_index, memory)
+                shares = {name: weigher.share(name, turn.people) for name in up.vectors}
                 if len(turns) == 1:
+                    check_summable(up, shares)
                     alone = up  # as float32: half the bytes, weighed and rounded where it arrives
                 else:
-                    total.add(up, {name: weigher.share(name, turn.people) for name in up.vectors})
+                    total.add(up, shares)
             except Exception as error:  # whatever a client's own code raises
-                failure = ClientFailure(turn.client, described(error), traceback.format_exc())
+                failures.append(ClientFailure(turn.client, described(error), traceback.format_exc()))
+                kept[i] = {}
+                if go_on:
+                    continue
                 break
             receipts.append(receipt)
             done(receipt)
             self._make_room(turn.client)
-        return Trained(alone if alone is not None else total, tuple(receipts), failure), kept
+        return Trained(alone if alone is not None else total, tuple(receipts), tuple(failures)), kept
 
     def _make_room(self, last: str) -> None:
         self._held_mb -= self._mb.get(last, 0.0)

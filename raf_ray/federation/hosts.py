@@ -52,7 +52,13 @@ class ClientHost:
         return this_node()
 
     def train(
-        self, down: Down, round_index: int, turns: Sequence[Turn], weigher: Weigher, *memories: Memory | None
+        self,
+        down: Down,
+        round_index: int,
+        turns: Sequence[Turn],
+        weigher: Weigher,
+        go_on: bool,
+        *memories: Memory | None,
     ) -> tuple[Trained | Memory, ...]:
         """The answer, then what each client keeps: objects of their own, which follow the client."""
 
@@ -66,7 +72,7 @@ class ClientHost:
                 receipt.people, receipt.seconds, receipt.loss, receipt.norm, receipt.peak_memory_mb, receipt.device,
             )  # fmt: skip
 
-        trained, kept = self._host.train(down, round_index, turns, memories, weigher, at, done)
+        trained, kept = self._host.train(down, round_index, turns, memories, weigher, go_on, at, done)
         return trained, *kept
 
 

@@ -144,16 +144,23 @@ class RayBackend:
         turns = [Turn(client, now.people[client]) for client in clients]
         train = self._crew.hosts[number].actor.train
         answer, *memories = train.options(name=f"train round {now.index + 1}", num_returns=1 + len(turns)).remote(
-            now.down, now.index, turns, now.weigher, *(self._memories.get(client) for client in clients)
+            now.down,
+            now.index,
+            turns,
+            now.weigher,
+            self._spec.rounds.drops_failed,
+            *(self._memories.get(client) for client in clients),
         )
         now.calls[answer] = Call(number, clients, answer, memories)
 
     def _keep(self, call: Call, trained: Trained) -> None:
         """Where its clients live, how long they took, and what they keep."""
-        for client, memory, receipt in zip(call.clients, call.memories, trained.receipts, strict=False):
+        memories = dict(zip(call.clients, call.memories, strict=True))
+        for receipt in trained.receipts:
+            client = receipt.client
             self._homes[client], self._seconds[client] = call.host, receipt.seconds
             if receipt.keeps:
-                self._memories[client] = memory
+                self._memories[client] = memories[client]
             else:
                 self._memories.pop(client, None)
 

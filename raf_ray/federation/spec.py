@@ -41,6 +41,8 @@ class RoundsSpec:
     seed: int
     rounds: int
     cohort: CohortSpec
+    drops_failed: bool
+    """Leave a client whose own work fails out of the round, in place of ending the run"""
     checkpoint_every: int
     score_every: int
     trained_sizes: tuple[Size, ...]
@@ -92,7 +94,8 @@ class FederationSpec:
 
     def account(self) -> Account:
         """An account of no round yet."""
-        return Account(self.tiers, [str(size) for size in self.rounds.level_sizes])
+        sizes = [str(size) for size in self.rounds.level_sizes]
+        return Account(self.tiers, sizes, counts_left_out=self.rounds.drops_failed)
 
     def last_checkpoint(self, folder: RunFolder) -> Checkpoint | None:
         """What the run in a folder goes on from; None where it ended before its first checkpoint.

@@ -147,6 +147,7 @@ def rounds_spec(prepared: Prepared) -> RoundsSpec:
         seed=config.seed,
         rounds=config.federation.rounds,
         cohort=cohort_spec(config),
+        drops_failed=config.federation.on_client_failure == "drop",
         checkpoint_every=config.federation.checkpoint_every,
         score_every=config.evaluation.every,
         trained_sizes=tuple(trained_sizes(plans)),
