@@ -58,6 +58,7 @@ def sync(folders: Iterable[Path], uri: str | None = None) -> None:
         RunError: a server did not take all of it.
     """
     from raf_ray.masking import masked
+    from raf_ray.tracking.mlflow import ended_status
     from raf_ray.tracking.outbox import Outbox
     from raf_ray.tracking.sender import Away, NotYet, Refused, send_waiting
     from raf_ray.tracking.store import MlflowStore
@@ -81,7 +82,7 @@ def sync(folders: Iterable[Path], uri: str | None = None) -> None:
         try:
             if target in away:
                 raise Away(away[target])
-            outbox.end_dead_run()
+            outbox.end_dead_run(ended_status(folder, None))
             stores[target] = stores.get(target) or MlflowStore(target)
             count = send_waiting(outbox, target, stores[target], refused.append)
             print(f"{folder}: {count} records sent to {masked(target)}" if count else f"{folder}: nothing waits")

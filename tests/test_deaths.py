@@ -17,7 +17,8 @@ from raf_ray.federation.events import ActorLost, Noted
 from tests.tiny import tiny
 
 WORDS = ("federation.clients={high: 2, mid: 2, low: 1}", "federation.rounds=3", "evaluation.every=1",
-         "optimizer.reset_each_round=false")  # fmt: skip
+         "optimizer.reset_each_round=false", "algorithm.name=scaffold", "transforms.apply=[clip, noise]",
+         "transforms.clip.norm=0.05", "transforms.noise.std=0.01")  # fmt: skip
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
@@ -67,6 +68,8 @@ def test_however_clients_are_spread_and_whoever_is_killed_the_bits_are_the_same(
     run_federation(tiny(*WORDS, "resources.clients_per_actor=3"), tmp_path / "run", watchers=[kills])
     assert kills.killed == ["host-000", "evaluator"]
     assert_same(tmp_path / "run", undisturbed)
+    kept = [sorted(path.name for path in (folder / "clients").iterdir()) for folder in (undisturbed, tmp_path / "run")]
+    assert kept[0] == kept[1]
     (lost,) = [event for event in kills.events if isinstance(event, ActorLost)]
     (noted,) = [event for event in kills.events if isinstance(event, Noted)]
     assert lost.actor == "host-000" and noted.message.endswith("trained again")

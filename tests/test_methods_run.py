@@ -89,15 +89,6 @@ def test_without_what_its_clients_kept_it_would_be_another_run(whole, tmp_path):
     assert not same(whole, part)
 
 
-def test_two_actors_for_three_clients_give_the_same_bits_as_this_process(ray_cluster, tmp_path):
-    words = [*SCAFFOLD, "transforms.apply=[clip, noise]", "transforms.clip.norm=0.05", "transforms.noise.std=0.01"]
-    in_process(tmp_path / "here", *words)
-    run_federation(tiny(*words, "resources.clients_per_actor=2"), tmp_path / "ray")
-    assert same(tmp_path / "here", tmp_path / "ray")
-    kept = [sorted(path.name for path in (tmp_path / name / "clients").iterdir()) for name in ("here", "ray")]
-    assert kept[0] == kept[1]
-
-
 def test_the_folder_holds_one_file_a_client_of_the_last_round_it_trained(whole):
     names = {path.name for path in (whole / "clients").iterdir()}
     assert names == {f"client-{tier}-000-3.npz" for tier in ("high", "mid", "low")}

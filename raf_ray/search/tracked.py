@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ from raf_ray.files import Json
 from raf_ray.search.ledger import Ledger, TrialRecord
 from raf_ray.search.spec import Search
 from raf_ray.tracking.log import spared
-from raf_ray.tracking.mlflow import MlflowTracker, SearchTracker, log_model_of
+from raf_ray.tracking.mlflow import MlflowTracker, SearchTracker, ended_status, log_model_of
 from raf_ray.tracking.outbox import RECORDS, Outbox
 from raf_ray.tracking.sender import Away, Refused, send_waiting
 from raf_ray.tracking.store import MlflowStore, prepare_store
 
 log = logging.getLogger(__name__)
+
+PATIENCE_S = 20.0
+"""For all processes of stopped trials to end, which a search waits for at its own end: a choice."""
 
 ARTIFACTS = ("search.yaml", "trials.json", "trials.csv", "results.json", "best.yaml", "report.html", "parallel.png",
              "importance.png", "pareto.png")  # fmt: skip
@@ -93,12 +97,14 @@ def tracked(search: Search, output: Path, warn: Callable[[str], None]) -> Iterat
 def _settle(output: Path, uri: str, warn: Callable[[str], None]) -> None:
     """Send what ended trials left on disk, and the end of those that were stopped before they could say it."""
     left, trials, away = 0, 0, False
+    deadline = time.monotonic() + PATIENCE_S
     for path in sorted(output.glob(f"tune/*/*/{RECORDS}")):
         outbox = Outbox(path.parent)
         try:
-            if not outbox.lock():
+            # A stopped trial's process may still be sending what it did last.
+            if not outbox.lock(max(0.0, deadline - time.monotonic())):
                 continue
-            outbox.end_dead_run()
+            outbox.end_dead_run(ended_status(path.parent, None))
             if outbox.waiting(uri) and not away:
                 send_waiting(outbox, uri, MlflowStore(uri), warn)
         except (Away, Refused):

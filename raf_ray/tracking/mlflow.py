@@ -127,7 +127,7 @@ class MlflowTracker:
                 self._log.artifact(name)
         if results is not None and self._log_model:
             self._log.model()
-        self._log.close(_status(folder, results))
+        self._log.close(ended_status(folder, results))
 
     def _score(self, log: Log, done: int, split: str, metric: str, by_size: Mapping[str, float]) -> None:
         log.metrics({f"{split}/{metric}/{size}": value for size, value in by_size.items()}, done)
@@ -203,7 +203,7 @@ class SearchTracker:
             self._log.close(status)
 
 
-def _status(folder: Path, results: Json | None) -> str:
+def ended_status(folder: Path, results: Json | None) -> str:
     """MLflow's word for how the run ended, by its results.json."""
     if results is not None:
         return "FINISHED"

@@ -91,19 +91,23 @@ class Outbox:
         sent = self.sent()
         return sum(1 for _ in self.read(sent.offset if sent.is_of(uri) else 0))
 
-    def end_dead_run(self) -> None:
-        """Where the run was killed before it could say so, say that it failed; for who holds the lock."""
+    def end_dead_run(self, status: str) -> None:
+        """Where the run was killed before it could say how it ended, say it; for who holds the lock."""
         states = [record for record, _ in self.read() if record["kind"] in ("run", "resumed", "end")]
         if states and states[-1]["kind"] != "end":
-            self.append({"kind": "end", "key": states[0]["key"], "status": "FAILED", "time": int(time.time() * 1000)})
+            self.append({"kind": "end", "key": states[0]["key"], "status": status, "time": int(time.time() * 1000)})
 
-    def lock(self) -> bool:
-        """Become the only sender; False where another process is. The process's end gives it back."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    def lock(self, patience_s: float = 0.0) -> bool:
+        """Become the only sender; False where another process still is. The process's end gives it back."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return False
+            time.sleep(0.1)
 
     def sent(self) -> Sent:
         path = self.folder / SENT
