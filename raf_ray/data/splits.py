@@ -16,7 +16,7 @@ from raf_ray.errors import InputError
 Partition = Literal["equal", "counts", "dirichlet_size", "dirichlet_pose"]
 
 POSE_CLUSTERS = 8
-"""Clusters of `dirichlet_pose`; a choice: enough to tell standing, session and lying poses apart."""
+"""Clusters of `dirichlet_pose`; a choice: enough to tell standing, sitting and lying poses apart."""
 KMEANS_STEPS = 25
 """Lloyd steps; a choice, since clusters need only be distinct, not optimal."""
 
