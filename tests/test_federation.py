@@ -344,8 +344,9 @@ def own_processes(marker: str) -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
-@pytest.mark.xdist_group("signals")  # each has a cluster of its own, and mostly waits
-@pytest.mark.parametrize("number, ignored", [(signal.SIGTERM, False), (signal.SIGINT, True)])
+@pytest.mark.parametrize("number, ignored", [
+    pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow), (signal.SIGINT, True),
+])  # fmt: skip
 def test_a_signal_ends_all_in_order_and_no_process_stays(number, ignored, start, tmp_path):
     """SIGINT too where it was ignored at the start, as in a script's background."""
     before = signal.getsignal(signal.SIGINT)
