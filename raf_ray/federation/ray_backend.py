@@ -27,8 +27,6 @@ class Call:
 
     host: int
     clients: list[str]
-    answer: Any
-    """Reference to its `Trained`"""
     memories: list[Any]
     """References to what each client keeps"""
 
@@ -151,7 +149,7 @@ class RayBackend:
             self._spec.rounds.drops_failed,
             *(self._memories.get(client) for client in clients),
         )
-        now.calls[answer] = Call(number, clients, answer, memories)
+        now.calls[answer] = Call(number, clients, memories)
 
     def _keep(self, call: Call, trained: Trained) -> None:
         """Where its clients live, how long they took, and what they keep."""
