@@ -40,12 +40,12 @@ def write_people(path: Path, clients: Mapping[str, int], people: int, levels: in
     prepared = prepare(load_config(overrides=words(clients, people, 1, levels)), check_pictures=False)
     spec = federation_spec(prepared, "people")
     place, arrays = Workplace(), dict[str, np.ndarray]()
-    for number, info in enumerate(spec.clients):
-        client: Any = info.make(place)
+    for number in range(len(spec.clients)):
+        client: Any = spec.clients.open(number, place)
         batches: Batches = client.task.batches
         batch = batches.collate(np.arange(len(batches.shard)), np.random.default_rng(0))
         assert batch is not None
-        arrays[f"tier_{number}"] = np.array(info.tier)
+        arrays[f"tier_{number}"] = np.array(spec.clients[number].tier)
         arrays[f"crops_{number}"] = batch.crops.numpy()
         arrays[f"joints_{number}"], arrays[f"weights_{number}"] = batch.joints.numpy(), batch.weights.numpy()
     np.savez(path, **arrays)

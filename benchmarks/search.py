@@ -18,10 +18,11 @@ from raf_ray.data.packed import pack
 from raf_ray.data.shard import cut_shard
 from raf_ray.experiment.run import run_prepared
 from raf_ray.request.assembly import prepare
-from raf_ray.request.people import margins_of
+from raf_ray.request.people import augmentation_of
 from raf_ray.search.display import SearchDisplay
 from raf_ray.search.spec import Search, check_search
 from raf_ray.search.study import prepare_search, run_search
+from raf_ray.training.spec import margins_of
 
 TRIALS, REPEATS = 4, 3
 
@@ -98,7 +99,7 @@ def shared_data() -> Table:
     request = prepare(search.trial_config(search.planned[0]))
     plan, people = request.plans[0], request.data[0].people
     assert people is not None
-    shard = cut_shard(people, plan.size, margins_of(request.config, plan.size.aspect))
+    shard = cut_shard(people, plan.size, margins_of(augmentation_of(request.config), plan.size))
     connect("local", dashboard=False)
     try:
         packed = pack(shard, "stop")

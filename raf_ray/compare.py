@@ -50,7 +50,7 @@ def methods_of(config: Config) -> dict[str, Config]:
     merge(plus, read_yaml(preset_path("raf_plus")))
     plain = ObjectiveConfig(name="heatmap", levels=levels)
     methods: dict[str, Config] = {}
-    for tier in dict.fromkeys(plan.tier for plan in plans):
+    for tier in [tier.name for tier in plans.tiers]:
         if tier == "mixed":
             raise InputError("--compare names its runs by tiers, and fedavg-mixed is one of all; rename tier 'mixed'")
         methods[f"fedavg-{tier}"] = _with(config, plain, [tier] * len(plans))
@@ -72,8 +72,7 @@ def at_equal_compute(methods: Mapping[str, Prepared]) -> dict[str, Prepared]:
     """The same methods with as many whole rounds as `raf-mixed`'s total forward pixels allow."""
 
     def a_round(request: Prepared) -> float:
-        owned = zip(request.plans, request.data, strict=True)
-        return sum(expected_pixels(request.config, plan, data.count) for plan, data in owned)
+        return float(expected_pixels(request.config, request.plans, request.data.counts).sum())
 
     reference = methods[BUDGET_METHOD]
     budget = a_round(reference) * reference.config.federation.rounds
@@ -115,7 +114,7 @@ def compare(
             highlight=False,
         )
     # Of all methods together, so that nothing is told once a method.
-    notes = picture_notes([own for r in prepared.values() for own in r.data], [r.held_out for r in prepared.values()])
+    notes = picture_notes([r.data for r in prepared.values()], [r.held_out for r in prepared.values()])
     check_tracking(config.tracking, output)
     check_free(output, "comparison", overwrite=overwrite, resume=resume, replaced="its runs")
     for note in notes:

@@ -35,7 +35,7 @@ C = receipt("c", 40, 0.5, 1.0, {"gt_32x24": (0.5, 40)}, bad_pictures=1)
 
 
 def account() -> Account:
-    return Account(TIERS, ["64x48", "32x24"])
+    return Account(TIERS, tuple(dict.fromkeys(TIERS.values())), ["64x48", "32x24"])
 
 
 def test_losses_terms_and_norms_weigh_by_the_people_that_they_are_means_over():
@@ -104,7 +104,7 @@ def test_a_state_is_all_that_a_resumed_account_needs():
 def client_of(*words: str):
     config = tiny("federation.engine=in_process", "model.name=tests.broken:OneConv", *words)
     prepared = assembly.prepare(config)
-    return parts.client_spec(config, prepared.plans[0], prepared.data[0], prepared.skeleton).build(), prepared
+    return parts.client_spec(config, prepared.skeleton).build(prepared.plans[0], prepared.data[0]), prepared
 
 
 def trained(client, prepared):

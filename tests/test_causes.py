@@ -20,6 +20,7 @@ from raf_ray.errors import InputError, RunError
 from raf_ray.experiment.shards import prepare_shards
 from raf_ray.request.assembly import Prepared, prepare
 from raf_ray.request.parts import client_spec
+from raf_ray.training.clients import OwnedPeople
 from raf_ray.training.exchange import Down
 from tests.tiny import tiny
 
@@ -70,7 +71,7 @@ def named(function: str, *words: str) -> Any:
 
 
 def client_of(prepared: Prepared) -> Any:
-    return client_spec(prepared.config, prepared.plans[0], prepared.data[0], prepared.skeleton).build()
+    return client_spec(prepared.config, prepared.skeleton).build(prepared.plans[0], prepared.data[0])
 
 
 # --- pictures ---------------------------------------------------------------------------------------------
@@ -130,10 +131,13 @@ def test_where_an_unlabelled_joint_lies_does_not_matter(tmp_path: Path):
 
 def test_targets_that_are_not_finite_are_named_with_their_person():
     prepared = prepare(tiny(*ONE, "data.people_per_client=8", "data.test_people=4", "data.val_people=4"))
-    people = prepared.data[0].people
-    assert people is not None
-    people.joints[5] = np.nan
-    with pytest.raises(RunError, match=rf"the loss is nan, since targets of person {people.person_id[5]} at 64x48 are"):
+    owned = prepared.data
+    assert isinstance(owned, OwnedPeople)
+    people = owned.people
+    people.joints[owned.rows[5]] = np.nan
+    with pytest.raises(
+        RunError, match=rf"the loss is nan, since targets of person {people.person_id[owned.rows[5]]} at 64x48 are"
+    ):
         client_of(prepared).train(Down(0, prepared.initial, {}), 0, None)
 
 

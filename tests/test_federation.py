@@ -20,7 +20,7 @@ from raf_ray.cluster.connect import joined
 from raf_ray.config import load_config, write_yaml
 from raf_ray.errors import InputError, RunError
 from raf_ray.federation import engines
-from raf_ray.federation.events import ActorLost, ClientFinished, Noted, RoundFinished, Scored
+from raf_ray.federation.events import ActorLost, ClientsFinished, Noted, RoundFinished, Scored
 from raf_ray.federation.hosts import cause_of
 from raf_ray.runs.folder import RunFolder
 from tests import broken
@@ -118,7 +118,7 @@ def test_ray_gives_the_same_bits_as_this_process(reference, ray_cluster, tmp_pat
     found = run_federation(tiny("federation.rounds=3"), tmp_path / "ray", watchers=[record])
     assert same(found.folder, reference.folder)
     assert found.by_resolution == reference.by_resolution
-    assert sum(isinstance(e, ClientFinished) for e in record.events) == 9
+    assert sum(len(e.seconds) for e in record.events if isinstance(e, ClientsFinished)) == 9
     assert sum(isinstance(e, Scored) for e in record.events) == 4
     assert record.results == found.values
 

@@ -122,7 +122,7 @@ def test_what_actors_are_sent_holds_no_config():
     prepared = assembly.prepare(tiny(*SCAFFOLD, "data.augment=true"))
     spec = assembly.federation_spec(prepared, "run")
     sent = {
-        "client": spec.clients[0].make,
+        "client": spec.clients.open,
         "scorer": spec.make_scorer,
         "driver": spec,
     }

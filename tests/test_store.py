@@ -30,7 +30,7 @@ from raf_ray.experiment.shards import prepare_shards
 from raf_ray.request.people import load_data
 from raf_ray.request.plans import plan_clients
 from raf_ray.resolution import Size
-from raf_ray.training.spec import ClientData
+from raf_ray.training.clients import Owned
 
 MARGINS = Augmentation().margins(0.75)
 HIGH, LOW = Size(128, 96), Size(64, 48)
@@ -75,7 +75,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def load(root: Path, **changes: Any) -> tuple[tuple[ClientData, ...], dict[str, People]]:
+def load(root: Path, **changes: Any) -> tuple[Owned, dict[str, People]]:
     config = settings(**{"data__name": "shards", "data__root": root} | changes)
     return load_data(config, plan_clients(config), ("val", "test"))
 
@@ -376,7 +376,7 @@ def same_from_shards(tmp_path: Path, **changes: Any) -> None:
     from_shards, again = train(tmp_path / "again", **sizes | changes | shards)
     assert all(torch.equal(model[name], again[name]) for name in model)
     assert from_pictures.by_resolution == from_shards.by_resolution
-    for key in ("train_people", "upsampled_train", "val_people", "train_resolutions"):
+    for key in ("train_clients", "train_people", "upsampled_train", "val_people", "train_resolutions"):
         assert from_pictures.values[key] == from_shards.values[key]
 
 

@@ -21,7 +21,7 @@ from raf_ray.cluster.names import new_namespace, plain_name, ray_name, run_of
 from raf_ray.errors import InputError, RunError
 from raf_ray.evaluation.scores import Scores
 from raf_ray.federation import meters
-from raf_ray.federation.events import ActorLost, ClientFinished, Failed, RoundFinished, RoundStarted, Scored
+from raf_ray.federation.events import ActorLost, ClientsFinished, Failed, RoundFinished, RoundStarted, Scored
 from raf_ray.report.status import best_trials
 from raf_ray.request import assembly
 from raf_ray.runs.folder import RunFolder
@@ -97,9 +97,9 @@ def said(monkeypatch):
 ROW = {"round": 1, "loss": 0.5, "seconds": 2.0, "wait_seconds": 0.25, "people_per_s": 12.0, "mb_down": 1.5,
        "mb_up": 0.5, "gt_64x48": 0.1, "kd_64x48": 0.2, "update_norm_low": 3.0}  # fmt: skip
 EVENTS = [
-    RoundStarted(1, 4, {"client-low-000": "low"}),
-    ClientFinished(1, "client-low-000", "low", 24, 1.5, 0.5, 700.0, "cpu"),
-    ClientFinished(1, "client-low-001", "low", 24, 1.5, 0.5, 600.0, "cpu"),
+    RoundStarted(1, 4, {"low": 3}),
+    ClientsFinished(1, "low", (1.5, 0.5), 48, 700.0, "cpu"),
+    ClientsFinished(1, "low", (1.0,), 24, 600.0, "cpu"),
     RoundFinished(1, 4, ROW),
     Scored(1, Scores("val", "oks_ap", {"64x48": 0.25}, {}, 6, 0, {}), 0.05),
     ActorLost("client-low-000", "low"),
@@ -113,9 +113,10 @@ def test_a_runs_events_become_metrics_with_units_in_base_form(said):
         ("Gauge", "raf_ray_round", 1, ()),
         ("Gauge", "raf_ray_rounds_planned", 4, ()),
         ("Histogram", "raf_ray_client_seconds", 1.5, ("low",)),
-        ("Counter", "raf_ray_people_total", 24, ("low",)),
+        ("Histogram", "raf_ray_client_seconds", 0.5, ("low",)),
+        ("Counter", "raf_ray_people_total", 48, ("low",)),
         ("Gauge", "raf_ray_client_memory_peak_bytes", 700e6, ("low", "cpu")),
-        ("Histogram", "raf_ray_client_seconds", 1.5, ("low",)),
+        ("Histogram", "raf_ray_client_seconds", 1.0, ("low",)),
         ("Counter", "raf_ray_people_total", 24, ("low",)),
         ("Gauge", "raf_ray_client_memory_peak_bytes", 700e6, ("low", "cpu")),
         ("Counter", "raf_ray_rounds_total", 1, ()),
@@ -149,7 +150,7 @@ def test_any_name_becomes_a_tag_in_ascii_that_gives_it_back(said):
         assert ray_name(name).isascii() and ray_name(name).isprintable() and plain_name(ray_name(name)) == name
         assert run_of(new_namespace(name)) == name
     assert ray_name("plain-name_1.0 [x]$/é") == "plain-name_1.0 [x]$/%C3%A9"
-    list(meters.metered([ClientFinished(1, "c", "é", 24, 1.5, 0.5, 700.0, "cpu")], meters.Meters("é")))
+    list(meters.metered([ClientsFinished(1, "é", (1.5,), 24, 700.0, "cpu")], meters.Meters("é")))
     assert [tags[0] for _, _, _, tags in said] == ["%C3%A9"] * 3
 
 

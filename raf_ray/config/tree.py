@@ -162,7 +162,7 @@ class CohortConfig(Section):
 class FederationConfig(Section):
     """Who takes part, for how long, and where it runs."""
 
-    clients: list[str] | dict[str, Annotated[int, Field(gt=0, le=10_000)]] = ["high", "mid", "low"]
+    clients: list[str] | dict[str, Annotated[int, Field(gt=0, le=1_000_000)]] = ["high", "mid", "low"]
     """One tier (or HxW) a client, or a number of clients a tier."""
     rounds: Positive = 11
     """Rounds of training."""

@@ -20,10 +20,11 @@ from raf_ray.data.prepared.people import write_people
 from raf_ray.data.prepared.shards import NamedShard, Written, write_shards
 from raf_ray.data.shard import cut_shard
 from raf_ray.errors import InputError
-from raf_ray.request.people import load_data, margins_of, picture_notes
+from raf_ray.request.people import augmentation_of, load_data, picture_notes
 from raf_ray.request.plans import final_sizes, plan_clients
 from raf_ray.runs.output import check_free, writing_to
-from raf_ray.training.spec import ClientData, ClientPlan
+from raf_ray.training.clients import Owned, Plans
+from raf_ray.training.spec import margins_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def prepare_shards(
     everyone = config.model_copy(update={"data": config.data.model_copy(update={"upsampled": "keep"})})
     owned, held_out = load_data(everyone, plans, ("val", "test"))
     clients = _cut(config, plans, owned)
-    begin(sum(own.count for own in owned) + sum(map(len, held_out.values())))
+    begin(int(owned.counts.sum()) + sum(map(len, held_out.values())))
     with replacing(output, overwrite) as folder:
         written = write_shards(
             folder, clients, encoding=encoding, clients_per_file=clients_per_file,
@@ -76,15 +77,15 @@ def prepare_shards(
         index, held_out_bytes = _write_rest(folder, config, plans, held_out, written, encoding, advance)
     left_out = {one.record.name: one.record.asked - one.record.people for one in written}
     left_out |= {split: len(held_out[split]) - record.people for split, record in index.held_out.items()}
-    notes = (*owned[0].notes, *picture_notes(owned, [held_out]))
+    notes = (*owned.notes, *picture_notes([owned], [held_out]))
     return PreparedShards(output, index, tuple(written), held_out_bytes, left_out, notes)
 
 
-def _cut(config: Config, plans: Sequence[ClientPlan], owned: Sequence[ClientData]) -> list[NamedShard]:
+def _cut(config: Config, plans: Plans, owned: Owned) -> list[NamedShard]:
     clients = []
     for plan, own in zip(plans, owned, strict=True):
         assert own.people is not None
-        shard = cut_shard(own.people, plan.size, margins_of(config, plan.size.aspect))
+        shard = cut_shard(own.people, plan.size, margins_of(augmentation_of(config), plan.size))
         clients.append(NamedShard(plan.name, plan.tier, shard, picture_digests(own.people)))
     return clients
 
@@ -92,7 +93,7 @@ def _cut(config: Config, plans: Sequence[ClientPlan], owned: Sequence[ClientData
 def _write_rest(
     folder: Path,
     config: Config,
-    plans: Sequence[ClientPlan],
+    plans: Plans,
     held_out: dict[str, People],
     written: Sequence[Written],
     encoding: Encoding,

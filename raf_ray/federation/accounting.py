@@ -37,6 +37,7 @@ class Account:
 
     tiers: Mapping[str, str]
     """Client -> its tier, of all clients."""
+    tier_names: Sequence[str]
     level_sizes: Sequence[str]
     """All sizes that some client trains on."""
     counts_left_out: bool = False
@@ -46,7 +47,8 @@ class Account:
     _costs: dict[str, dict[str, float]] = field(default_factory=dict)
     """Tier -> sums of `COSTS`, of the tiers that have trained."""
     _bad: dict[str, int] = field(default_factory=dict)
-    """Client -> its people left out, as it last said: a new process knows of them only when it has trained."""
+    """Client -> its people left out, as it last said, where it ever left some out: a new process knows of them only
+    when it has trained."""
 
     def state(self) -> Json:
         """Plain containers, for a checkpoint."""
@@ -61,7 +63,7 @@ class Account:
         totals, costs, bad = (state.get(name, {}) for name in ("totals", "costs", "bad"))
         if not all(isinstance(values, dict) for values in (totals, costs, bad)):
             raise ValueError("its totals are no mappings")
-        if set(state) != {"totals", "costs", "bad"} or not set(costs) <= set(self.tiers.values()):
+        if set(state) != {"totals", "costs", "bad"} or not set(costs) <= set(self.tier_names):
             raise ValueError("its totals are not those of these clients")
         if not (_are_numbers(totals, TOTALS) and all(_are_numbers(cost, COSTS) for cost in costs.values())):
             raise ValueError("its totals are no numbers")
@@ -72,7 +74,7 @@ class Account:
 
     def columns(self) -> list[str]:
         sizes = self.level_sizes
-        norms = (f"update_norm_{tier}" for tier in dict.fromkeys(self.tiers.values()))
+        norms = (f"update_norm_{tier}" for tier in self.tier_names)
         left_out = ["left_out"] if self.counts_left_out else []
         return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), *norms, "seconds",
                 "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up", *left_out]  # fmt: skip
@@ -106,9 +108,11 @@ class Account:
         for name in sorted({name for receipt in receipts for name in receipt.terms}):
             drawn = [receipt for receipt in receipts if name in receipt.terms]
             row[name] = _mean((receipt.terms[name], receipt.term_people[name]) for receipt in drawn)
-        for tier in dict.fromkeys(self.tiers.values()):
-            own = [receipt for receipt in receipts if self.tiers[receipt.client] == tier]
-            if own:
+        by_tier: dict[str, list[Receipt]] = {}
+        for receipt in receipts:
+            by_tier.setdefault(self.tiers[receipt.client], []).append(receipt)
+        for tier in self.tier_names:
+            if own := by_tier.get(tier):
                 row[f"update_norm_{tier}"] = _mean((receipt.norm, receipt.people) for receipt in own)
                 self._add_costs(tier, own)
         for name in TOTALS:
@@ -119,7 +123,7 @@ class Account:
         """Tier -> what its clients cost so far, in the tiers' order."""
         return {
             tier: {**cost, "people_per_s": cost["people"] / cost["seconds"]}
-            for tier in dict.fromkeys(self.tiers.values())
+            for tier in self.tier_names
             if (cost := self._costs.get(tier)) is not None
         }
 
@@ -128,7 +132,9 @@ class Account:
         for name in ("people", "seconds", "mb_sent", "forward_pixels"):
             cost[name] += _sum(getattr(receipt, name) for receipt in receipts)
         cost["peak_memory_mb"] = max(cost["peak_memory_mb"], *(receipt.peak_memory_mb for receipt in receipts))
-        self._bad.update({receipt.client: receipt.bad_pictures for receipt in receipts})
+        for receipt in receipts:
+            if receipt.bad_pictures or receipt.client in self._bad:
+                self._bad[receipt.client] = receipt.bad_pictures
         cost["bad_pictures"] = sum(count for name, count in self._bad.items() if self.tiers[name] == tier)
 
 

@@ -9,9 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
-
-from raf_ray.algorithms.interface import Algorithm, Memory
+from raf_ray.algorithms.interface import Memory
 from raf_ray.errors import RunError
 from raf_ray.evaluation.scores import Scores
 from raf_ray.federation.aggregation import Weigher
@@ -53,8 +51,13 @@ class Backend(Protocol):
     def publish(self, down: Down) -> object:
         """Make a state readable by all; what it returns is passed to `train` and `submit_score`."""
 
-    def train(self, down: object, round_index: int, cohort: Sequence[ClientInfo]) -> Iterator[Trained | Lost]:
-        """Train a cohort; answers come as they are ready. Raises RunError where a client cannot be trained."""
+    def train(
+        self, down: object, round_index: int, cohort: Sequence[ClientInfo], weigher: Weigher
+    ) -> Iterator[Trained | Lost]:
+        """Train a cohort, each with the part of the mean that `weigher` gives it; answers come as they are ready.
+
+        Raises RunError where a client cannot be trained.
+        """
 
     def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> object:
         """Begin to score a state; `collect_score` takes what this returns."""
@@ -75,8 +78,8 @@ class InProcessBackend:
     """The clients one after the other in this process: for a debugger, and as the reference for Ray."""
 
     def __init__(self, spec: FederationSpec) -> None:
-        self._algorithm, self._go_on = spec.algorithm, spec.rounds.drops_failed
-        self._host = Host({client.name: client.make for client in spec.clients}, spec.hosts.cache_mb)
+        self._go_on = spec.rounds.drops_failed
+        self._host = Host(spec.clients.open, spec.hosts.cache_mb)
         self._memories: dict[str, Memory] = {}
         self._score = spec.make_scorer(True)
 
@@ -85,12 +88,13 @@ class InProcessBackend:
         state.setflags(write=False)
         return replace(down, state=state)
 
-    def train(self, down: object, round_index: int, cohort: Sequence[ClientInfo]) -> Iterator[Trained]:
+    def train(
+        self, down: object, round_index: int, cohort: Sequence[ClientInfo], weigher: Weigher
+    ) -> Iterator[Trained]:
         assert isinstance(down, Down)
-        weigher = weigher_of(self._algorithm, cohort)
         for client in cohort:
             memory = self._memories.get(client.name)
-            turn = Turn(client.name, client.people)
+            turn = Turn(client.name, client.number, client.people)
             trained, (kept,) = self._host.train(down, round_index, [turn], [memory], weigher, self._go_on)
             if trained.receipts:
                 self._memories[client.name] = kept
@@ -111,8 +115,3 @@ class InProcessBackend:
         self._memories[client] = memory
 
     def close(self) -> None: ...
-
-
-def weigher_of(algorithm: Algorithm, cohort: Sequence[ClientInfo]) -> Weigher:
-    """What gives each of a cohort its part of the mean."""
-    return Weigher(algorithm, np.fromiter((client.people for client in cohort), np.int64))

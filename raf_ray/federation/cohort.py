@@ -24,7 +24,7 @@ class CohortSpec:
 
 
 def draw_cohort(
-    spec: CohortSpec, tiers: Sequence[str], people: Sequence[int], seed: int, round_index: int
+    spec: CohortSpec, tiers: Sequence[str] | np.ndarray, people: Sequence[int] | np.ndarray, seed: int, round_index: int
 ) -> list[int]:
     """Client numbers of a round, in order, without repeats.
 

@@ -76,10 +76,10 @@ class Crew:
     def __init__(self, spec: FederationSpec, shares: ActorShares, namespace: str) -> None:
         self._spec, self._shares, self._namespace = spec, shares, namespace
         self._tiers = spec.tiers
-        self._clients = ray.put({client.name: client.make for client in spec.clients})
+        self._open = ray.put(spec.clients.open)
         count = min(shares.hosts or len(spec.clients), len(spec.clients))
         self._has_one_each = count == len(spec.clients)
-        names = [c.name for c in spec.clients] if self._has_one_each else [f"host-{i:03d}" for i in range(count)]
+        names = spec.clients.names.tolist() if self._has_one_each else [f"host-{i:03d}" for i in range(count)]
         self.hosts = [Process(name) for name in names]
         self.evaluator = Process(EVALUATOR)
         self.begun = 0
@@ -175,9 +175,9 @@ class Crew:
             num_cpus=self._shares.client_cpus,
             num_gpus=self._shares.client_gpus or None,
             **_bundle(2 + number),
-        ).remote(host.name, self._clients, self._spec.hosts.cache_mb)
-        longest = max(client.cost for client in clients)
-        return host.actor.build.remote(first.name, self._has_one_each and first.cost < LONGEST_SHARE * longest)
+        ).remote(host.name, self._open, self._spec.hosts.cache_mb)
+        longest = clients.cost.max()
+        return host.actor.build.remote(first.number, self._has_one_each and first.cost < LONGEST_SHARE * longest)
 
     def _begin_evaluator(self) -> Any:
         self.evaluator.actor = EvaluatorActor.options(

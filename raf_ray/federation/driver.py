@@ -6,7 +6,8 @@ import gzip
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from raf_ray.federation.backend import Backend, ClientError, Lost
 from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.events import (
     ActorLost,
-    ClientFinished,
+    ClientsFinished,
     Event,
     Failed,
     Finished,
@@ -58,7 +59,8 @@ class Federation:
 
     def __post_init__(self) -> None:
         self._tiers = self.spec.tiers
-        self._people = [client.people for client in self.spec.clients]
+        clients = self.spec.clients
+        self._tier_of = np.array(clients.tier_names)[clients.tier]
         self._account = self.spec.account()
         self._memories = ClientMemories(self.folder.memories)
         if self.checkpoint is not None:
@@ -135,16 +137,16 @@ class Federation:
         """One round: train a cohort, sum as its updates come, step. Returns the next state as it was published."""
         asked, done = self.spec.rounds, index + 1
         clients = self.spec.clients
-        drawn = draw_cohort(asked.cohort, list(self._tiers.values()), self._people, asked.seed, index)
+        drawn = draw_cohort(asked.cohort, self._tier_of, clients.people, asked.seed, index)
         cohort = [clients[i] for i in drawn]
         log.info("training round %d of %d: %d clients", done, asked.rounds, len(cohort))
-        yield RoundStarted(done, asked.rounds, {client.name: client.tier for client in cohort})
+        yield RoundStarted(done, asked.rounds, dict(Counter(client.tier for client in cohort)))
         begin = time.perf_counter()
         total = server.round({client.name: client.people for client in cohort})
         receipts: list[Receipt] = []
         arrived: list[float] = []
         left_out = 0
-        for answer in backend.train(down, index, cohort):
+        for answer in backend.train(down, index, cohort, total.weigher):
             if isinstance(answer, Lost):
                 yield ActorLost(answer.actor, answer.tier)
                 yield Noted(answer.message)
@@ -154,9 +156,8 @@ class Federation:
             left_out += len(answer.failures)
             total.add(answer.total)
             arrived += [time.perf_counter()] * len(answer.receipts)
-            for receipt in answer.receipts:
-                receipts.append(receipt.without_trace())
-                yield self._told(receipt, done)
+            receipts += [receipt.without_trace() for receipt in answer.receipts]
+            yield from self._told(answer.receipts, done)
         if not receipts:
             raise RunError(f"no client could be trained in round {done}; see run.log")
         server.step(total)
@@ -174,15 +175,22 @@ class Federation:
         log.warning("%s\n%s", error, error.details)
         return Noted(f"{error}; it is left out of this round")
 
-    def _told(self, receipt: Receipt, done: int) -> ClientFinished:
-        """Note what a client keeps and has traced; the event that tells of its round."""
-        client = receipt.client
-        self._memories.trained(client, done, receipt.keeps)
-        log.info("round %d client %s: %.1f s, loss %.5g", done, client, receipt.seconds, receipt.loss)
-        if receipt.trace is not None:
-            self._write_trace(client, done, receipt.trace)
-        return ClientFinished(done, client, self._tiers[client], receipt.people, receipt.seconds, receipt.loss,
-                              receipt.peak_memory_mb, receipt.device)  # fmt: skip
+    def _told(self, receipts: Sequence[Receipt], done: int) -> Iterator[ClientsFinished]:
+        """Note what clients keep and have traced; an event for each tier among them."""
+        by_tier: dict[str, list[Receipt]] = {}
+        for receipt in receipts:
+            by_tier.setdefault(self._tiers[receipt.client], []).append(receipt)
+            self._memories.trained(receipt.client, done, receipt.keeps)
+            if receipt.trace is not None:
+                self._write_trace(receipt.client, done, receipt.trace)
+        for tier, own in by_tier.items():
+            seconds = tuple(receipt.seconds for receipt in own)
+            people = sum(receipt.people for receipt in own)
+            loss = sum(receipt.loss * receipt.people for receipt in own) / people
+            who = f"client {own[0].client}" if len(own) == 1 else f"{len(own)} {tier} clients"
+            log.info("round %d %s: %.1f s, loss %.5g", done, who, sum(seconds), loss)
+            largest = max(receipt.peak_memory_mb for receipt in own)
+            yield ClientsFinished(done, tier, seconds, people, largest, own[0].device)
 
     def _finish(self, backend: Backend, down: object, buffer: np.ndarray) -> Iterator[Event]:
         asked = self.spec.rounds

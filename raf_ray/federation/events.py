@@ -14,19 +14,21 @@ class RoundStarted:
     round: int
     """From 1."""
     rounds: int
-    cohort: Mapping[str, str]
-    """Client name -> tier."""
+    cohort: Mapping[str, int]
+    """Tier -> clients that train."""
 
 
 @dataclass(frozen=True)
-class ClientFinished:
+class ClientsFinished:
+    """Clients of a tier whose updates came in together."""
+
     round: int
-    client: str
     tier: str
+    seconds: tuple[float, ...]
+    """That each took"""
     people: int
-    seconds: float
-    loss: float
     peak_memory_mb: float
+    """Of the one with most"""
     device: str
     """`cpu` or `cuda`: whose memory that is."""
 
@@ -81,4 +83,4 @@ class Noted:
     message: str
 
 
-Event = RoundStarted | ClientFinished | RoundFinished | Scored | ActorLost | Noted | Finished | Failed
+Event = RoundStarted | ClientsFinished | RoundFinished | Scored | ActorLost | Noted | Finished | Failed

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from raf_ray.algorithms.interface import Memory
 from raf_ray.errors import described
 from raf_ray.federation.aggregation import ExactSum, Weigher, check_summable
-from raf_ray.training.exchange import Down, LocalClient, MakeClient, Receipt, Up, Workplace
+from raf_ray.training.exchange import Down, LocalClient, OpenClient, Receipt, Up, Workplace
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Turn:
     """A client to be trained in a round."""
 
     client: str
+    number: int
+    """Its place among the federation's clients"""
     people: int
     """That it owns: its weight"""
 
@@ -45,20 +47,21 @@ class Trained:
 class Host:
     """Opens clients when they are first asked for, and closes the longest unused ones where pixels fill its memory."""
 
-    def __init__(self, clients: Mapping[str, MakeClient], cache_mb: float) -> None:
+    def __init__(self, make: OpenClient, cache_mb: float) -> None:
         """`cache_mb`: for the pixels of all open clients; the one that trains stays open whatever it needs."""
-        self._makes, self._cache_mb = clients, cache_mb
+        self._make, self._cache_mb = make, cache_mb
         self._place = Workplace()
-        self._open: OrderedDict[str, LocalClient] = OrderedDict()
-        self._mb: dict[str, float] = {}
-        """Client -> memory of its pixels, when it last trained"""
+        self._open: OrderedDict[int, LocalClient] = OrderedDict()
+        """By the clients' numbers"""
+        self._mb: dict[int, float] = {}
+        """Memory of each one's pixels, when it last trained"""
         self._held_mb = 0.0
 
-    def open(self, client: str) -> LocalClient:
-        if client not in self._open:
-            self._open[client] = self._makes[client](self._place)
-        self._open.move_to_end(client)
-        return self._open[client]
+    def open(self, number: int) -> LocalClient:
+        if number not in self._open:
+            self._open[number] = self._make(number, self._place)
+        self._open.move_to_end(number)
+        return self._open[number]
 
     def train(
         self,
@@ -88,7 +91,7 @@ class Host:
         for i, (turn, memory) in enumerate(zip(turns, memories, strict=True)):
             at(turn.client)
             try:
-                up, receipt, kept[i] = self.open(turn.client).train(down, round_index, memory)
+                up, receipt, kept[i] = self.open(turn.number).train(down, round_index, memory)
                 shares = {name: weigher.share(name, turn.people) for name in up.vectors}
                 if len(turns) == 1:
                     check_summable(up, shares)
@@ -103,10 +106,10 @@ class Host:
                 break
             receipts.append(receipt)
             done(receipt)
-            self._make_room(turn.client)
+            self._make_room(turn.number)
         return Trained(alone if alone is not None else total, tuple(receipts), tuple(failures)), kept
 
-    def _make_room(self, last: str) -> None:
+    def _make_room(self, last: int) -> None:
         self._held_mb -= self._mb.get(last, 0.0)
         self._mb[last] = self._open[last].cached_mb
         self._held_mb += self._mb[last]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -21,7 +21,7 @@ from raf_ray.federation.events import Event
 from raf_ray.federation.host import Host, Trained, Turn
 from raf_ray.federation.meters import Meters, metered
 from raf_ray.resolution import Size
-from raf_ray.training.exchange import Down, MakeClient, Receipt
+from raf_ray.training.exchange import Down, OpenClient, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +32,15 @@ LONGEST_CAUSE = 300
 class ClientHost:
     """One client or several; see `raf_ray.federation.host.Host`."""
 
-    def __init__(self, name: str, clients: Mapping[str, MakeClient], cache_mb: float) -> None:
+    def __init__(self, name: str, make: OpenClient, cache_mb: float) -> None:
         self._name = name
-        self._host = Host(clients, cache_mb)
+        self._host = Host(make, cache_mb)
 
     def __repr__(self) -> str:
         return ray_name(self._name)
 
-    def build(self, first: str, yields: bool) -> str:
-        """Build the first client: here and not in the constructor, whose exceptions Ray reports as a death.
+    def build(self, first: int, yields: bool) -> str:
+        """Build a client, by its number: here and not in the constructor, whose exceptions Ray reports as a death.
 
         `yields`: leave the cores to longer clients while they want them. Returns the id of the node it lives on.
         """

@@ -15,7 +15,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 from raf_ray.cluster.names import ray_name
 from raf_ray.errors import described
-from raf_ray.federation.events import ActorLost, ClientFinished, Event, Noted, RoundFinished, RoundStarted, Scored
+from raf_ray.federation.events import ActorLost, ClientsFinished, Event, Noted, RoundFinished, RoundStarted, Scored
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +75,9 @@ class Meters:
         if isinstance(event, RoundStarted):
             self._set("raf_ray_round", event.round)
             self._set("raf_ray_rounds_planned", event.rounds)
-        elif isinstance(event, ClientFinished):
-            self._histograms["raf_ray_client_seconds"].observe(event.seconds, self._tags(tier=event.tier))
+        elif isinstance(event, ClientsFinished):
+            for seconds in event.seconds:
+                self._histograms["raf_ray_client_seconds"].observe(seconds, self._tags(tier=event.tier))
             self._count("raf_ray_people_total", event.people, tier=event.tier)
             memory = {"tier": event.tier, "device": event.device}
             self._set_largest("raf_ray_client_memory_peak_bytes", event.peak_memory_mb * 1e6, **memory)

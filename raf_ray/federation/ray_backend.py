@@ -6,19 +6,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayError
 
 from raf_ray.algorithms.interface import Memory
 from raf_ray.cluster.planner import ActorShares
 from raf_ray.evaluation.scores import Scores
-from raf_ray.federation.backend import Lost, NodeError, weigher_of
+from raf_ray.federation.aggregation import Weigher
+from raf_ray.federation.backend import Lost, NodeError
 from raf_ray.federation.crew import Crew
 from raf_ray.federation.dispatch import Dispatch
 from raf_ray.federation.host import Trained, Turn
 from raf_ray.federation.spec import ClientInfo, FederationSpec
 from raf_ray.resolution import Size
 from raf_ray.training.exchange import Down
+
+NOWHERE = -1
+"""Home of a client that has not trained yet"""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Round:
     index: int
     down: object
     weigher: Any
-    people: dict[str, int]
+    cohort: dict[str, ClientInfo]
     waiting: Dispatch
     calls: dict[Any, Call]
     tries: dict[str, int]
@@ -64,25 +69,27 @@ class RayBackend:
         self._spec, self._tiers = spec, spec.tiers
         self._memories: dict[str, Any] = {}
         """Client -> reference to what it keeps"""
-        self._homes: dict[str, int] = {}
-        """Client -> host where it trained last"""
-        self._seconds: dict[str, float] = {}
-        """Client -> seconds of its last round"""
+        self._homes = np.full(len(spec.clients), NOWHERE, np.int32)
+        """(clients,) host where each trained last"""
+        self._seconds = np.full(len(spec.clients), np.nan)
+        """(clients,) of each one's last round"""
         self._crew = Crew(spec, shares, namespace)
 
     def publish(self, down: Down) -> object:
         return ray.put(down)
 
-    def train(self, down: object, round_index: int, cohort: Sequence[ClientInfo]) -> Iterator[Trained | Lost]:
+    def train(
+        self, down: object, round_index: int, cohort: Sequence[ClientInfo], weigher: Weigher
+    ) -> Iterator[Trained | Lost]:
         self._crew.begun = round_index + 1
         hosts = self._crew.hosts
         living = [number for number, host in enumerate(hosts) if host.alive] or range(len(hosts))
         now = Round(
             index=round_index,
             down=down,
-            weigher=ray.put(weigher_of(self._spec.algorithm, cohort)),
-            people={client.name: client.people for client in cohort},
-            waiting=Dispatch(self._costs(cohort), living, self._homes),
+            weigher=ray.put(weigher),
+            cohort={client.name: client for client in cohort},
+            waiting=Dispatch(self._costs(cohort), living, self._homes_of(cohort)),
             calls={},
             tries={},
         )
@@ -100,7 +107,7 @@ class RayBackend:
                 except RayError as error:
                     yield self._lost(now, call, error)
                     continue
-                self._keep(call, trained)
+                self._keep(now, call, trained)
                 yield trained
 
     def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> object:
@@ -134,12 +141,18 @@ class RayBackend:
 
     def _costs(self, cohort: Sequence[ClientInfo]) -> dict[str, float]:
         """Client -> expected seconds of its round: its last one's, or from its pixels at the others' pace."""
-        known = [client for client in self._spec.clients if client.name in self._seconds]
-        pace = sum(self._seconds.values()) / sum(client.cost for client in known) if known else 1.0
-        return {client.name: self._seconds.get(client.name, client.cost * pace) for client in cohort}
+        numbers = [client.number for client in cohort]
+        known, cost = ~np.isnan(self._seconds), self._spec.clients.cost
+        pace = self._seconds[known].sum() / cost[known].sum() if known.any() else 1.0
+        costs = np.where(known[numbers], self._seconds[numbers], cost[numbers] * pace)
+        return {client.name: seconds for client, seconds in zip(cohort, costs.tolist(), strict=True)}
+
+    def _homes_of(self, cohort: Sequence[ClientInfo]) -> dict[str, int]:
+        """Client -> host where it trained last, of those that did."""
+        return {client.name: int(home) for client in cohort if (home := self._homes[client.number]) != NOWHERE}
 
     def _call(self, now: Round, number: int, clients: list[str]) -> None:
-        turns = [Turn(client, now.people[client]) for client in clients]
+        turns = [Turn(client, now.cohort[client].number, now.cohort[client].people) for client in clients]
         train = self._crew.hosts[number].actor.train
         answer, *memories = train.options(name=f"train round {now.index + 1}", num_returns=1 + len(turns)).remote(
             now.down,
@@ -151,12 +164,13 @@ class RayBackend:
         )
         now.calls[answer] = Call(number, clients, memories)
 
-    def _keep(self, call: Call, trained: Trained) -> None:
+    def _keep(self, now: Round, call: Call, trained: Trained) -> None:
         """Where its clients live, how long they took, and what they keep."""
         memories = dict(zip(call.clients, call.memories, strict=True))
         for receipt in trained.receipts:
             client = receipt.client
-            self._homes[client], self._seconds[client] = call.host, receipt.seconds
+            number = now.cohort[client].number
+            self._homes[number], self._seconds[number] = call.host, receipt.seconds
             if receipt.keeps:
                 self._memories[client] = memories[client]
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from raf_ray.resolution import Size
 from raf_ray.runs.checkpoint import Checkpoint
 from raf_ray.runs.folder import RunFolder
 from raf_ray.state import Layout
-from raf_ray.training.exchange import MakeClient
+from raf_ray.training.exchange import OpenClient
 from raf_ray.transforms.interface import Transform
 
 
@@ -26,12 +27,41 @@ from raf_ray.transforms.interface import Transform
 class ClientInfo:
     """A client as the driver knows it."""
 
+    number: int
+    """Its place among the federation's clients"""
     name: str
     tier: str
     people: int
     cost: float
     """Expected forward pixels a round: who takes longest."""
-    make: MakeClient
+
+
+@dataclass(frozen=True)
+class Clients:
+    """All clients of a federation, as columns."""
+
+    names: np.ndarray
+    """(N,) str"""
+    tier_names: tuple[str, ...]
+    tier: np.ndarray
+    """(N,) int, place of each client's tier in `tier_names`"""
+    people: np.ndarray
+    """(N,) int64 that each owns"""
+    cost: np.ndarray
+    """(N,) float64; see `ClientInfo`"""
+    open: OpenClient
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> ClientInfo:
+        tier = self.tier_names[self.tier[number]]
+        return ClientInfo(number, str(self.names[number]), tier, int(self.people[number]), float(self.cost[number]))
+
+    @cached_property
+    def tiers(self) -> dict[str, str]:
+        """Client -> tier"""
+        return {name: self.tier_names[tier] for name, tier in zip(self.names.tolist(), self.tier.tolist(), strict=True)}
 
 
 @dataclass(frozen=True)
@@ -72,7 +102,7 @@ class HostsSpec:
 class FederationSpec:
     """One federation."""
 
-    clients: tuple[ClientInfo, ...]
+    clients: Clients
     make_scorer: Callable[[bool], ScoreModel]
     """Given whether a GPU is there for it"""
     algorithm: Algorithm
@@ -90,12 +120,12 @@ class FederationSpec:
     @property
     def tiers(self) -> dict[str, str]:
         """Client -> tier"""
-        return {client.name: client.tier for client in self.clients}
+        return self.clients.tiers
 
     def account(self) -> Account:
         """An account of no round yet."""
         sizes = [str(size) for size in self.rounds.level_sizes]
-        return Account(self.tiers, sizes, counts_left_out=self.rounds.drops_failed)
+        return Account(self.tiers, self.clients.tier_names, sizes, counts_left_out=self.rounds.drops_failed)
 
     def last_checkpoint(self, folder: RunFolder) -> Checkpoint | None:
         """What the run in a folder goes on from; None where it ended before its first checkpoint.

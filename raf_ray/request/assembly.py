@@ -21,7 +21,7 @@ from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError
 from raf_ray.evaluation.scorer import CutShard, check_metric
 from raf_ray.federation.cohort import CohortSpec, draw_cohort
-from raf_ray.federation.spec import ClientInfo, FederationSpec, HostsSpec, RoundsSpec
+from raf_ray.federation.spec import Clients, FederationSpec, HostsSpec, RoundsSpec
 from raf_ray.files import Json
 from raf_ray.models import size_divisor
 from raf_ray.models.norms import check_norms
@@ -38,11 +38,12 @@ from raf_ray.request.parts import (
 )
 from raf_ray.request.people import Split, load_data, picture_notes, splits_of
 from raf_ray.request.plans import expected_pixels, final_sizes, plan_clients, round_sizes, trained_sizes
-from raf_ray.resolution import check_divides
+from raf_ray.resolution import Size, check_divides
 from raf_ray.state import Layout
-from raf_ray.training.spec import ClientData, ClientPlan
+from raf_ray.training.clients import Owned, Plans, client_name
+from raf_ray.training.spec import OpenClients
 
-LoadData = Callable[[Config, Sequence[ClientPlan], Sequence[Split]], tuple[tuple[ClientData, ...], dict[str, People]]]
+LoadData = Callable[[Config, Plans, Sequence[Split]], tuple[Owned, dict[str, People]]]
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Prepared:
     """A checked request, ready to run."""
 
     config: Config
-    plans: tuple[ClientPlan, ...]
-    data: tuple[ClientData, ...]
+    plans: Plans
+    data: Owned
     held_out: dict[str, People]
     """`val`, and `test` unless the run is scored on `val` to the end"""
     layout: Layout
@@ -79,12 +80,12 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
         check_metric(metrics_of(config)[split], people, split)
     model, notes = initial_model(config.model, len(skeleton), config.seed)
     divisor = size_divisor(model)
-    for plan in plans:
-        for size in plan.levels:
-            check_divides(size, divisor, f"client {plan.name}")
+    for tier in plans.tiers:
+        for size in tier.levels:
+            check_divides(size, divisor, f"client {client_name(tier.name, 0)}")
     for size in final_sizes(config, plans):
         check_divides(size, divisor, "evaluation.resolutions")
-    check_profile(config, plans, [own.count for own in data])
+    check_profile(config, plans, data.counts)
     if config.optimizer.layer_decay < 1 and not hasattr(model, "layer_id"):
         raise InputError(f"optimizer.layer_decay: model {config.model.name} names no layers; set it to 1")
     wants_gpu_here = config.resources.gpus_per_client > 0 and config.federation.engine == "in_process"
@@ -100,26 +101,31 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
         raise InputError(f"algorithm.name={config.algorithm.name} with optimizer.name={config.optimizer.name}: {unfit}")
     initial = layout.read(model)
     check_finite(config, layout, initial)
-    trained = [(plan.name, own.count, plan.levels[-1]) for plan, own in zip(plans, data, strict=True)]
-    check_norms(model, config.model.name, trained, config.optimizer.batch_size)
-    notes = (*data[0].notes, *notes)
+    check_norms(model, config.model.name, _smallest(plans, data.counts), config.optimizer.batch_size)
+    notes = (*data.notes, *notes)
     if check_pictures:
-        notes = (*notes, *(f"warning: {note}" for note in picture_notes(data, [held_out])))
+        notes = (*notes, *(f"warning: {note}" for note in picture_notes([data], [held_out])))
     return Prepared(config, plans, data, held_out, layout, initial, notes=notes)
 
 
-def check_profile(config: Config, plans: Sequence[ClientPlan], people: Sequence[int]) -> None:
+def _smallest(plans: Plans, people: np.ndarray) -> list[tuple[str, int, Size]]:
+    """(name, people, smallest level) of a client of each tier and number of people."""
+    of, first = np.unique(np.stack([plans.tier, people]), axis=1, return_index=True)
+    return [(plans[i].name, int(n), plans.tiers[t].levels[-1]) for (t, n), i in zip(of.T, first, strict=True)]
+
+
+def check_profile(config: Config, plans: Plans, people: np.ndarray) -> None:
     """Raise InputError where no such client trains in the round to be traced."""
     profile = config.resources.profile
     if profile is None:
         return
-    names = [plan.name for plan in plans]
+    names = plans.names().tolist()
     if profile.client not in names:
         raise InputError(f"resources.profile.client: no client '{profile.client}' (clients: {shorten(names)})")
     federation = config.federation
     if profile.round > federation.rounds:
         raise InputError(f"resources.profile.round={profile.round} is beyond the run's {federation.rounds} rounds")
-    tiers = [plan.tier for plan in plans]
+    tiers = np.array([tier.name for tier in plans.tiers])[plans.tier]
     cohort = draw_cohort(cohort_spec(config), tiers, people, config.seed, profile.round - 1)
     if names.index(profile.client) not in cohort:
         raise InputError(
@@ -142,7 +148,7 @@ def cohort_spec(config: Config) -> CohortSpec:
 
 def rounds_spec(prepared: Prepared) -> RoundsSpec:
     config, plans = prepared.config, prepared.plans
-    levels = sorted({s for p in plans for s in p.levels}, key=lambda s: s.pixels, reverse=True)
+    levels = sorted({s for tier in plans.tiers for s in tier.levels}, key=lambda s: s.pixels, reverse=True)
     return RoundsSpec(
         seed=config.seed,
         rounds=config.federation.rounds,
@@ -161,15 +167,14 @@ def rounds_spec(prepared: Prepared) -> RoundsSpec:
 def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
     """The whole federation, resolved; `name` is the run's."""
     config = prepared.config
-    clients = tuple(
-        ClientInfo(
-            plan.name,
-            plan.tier,
-            data.count,
-            expected_pixels(config, plan, data.count),
-            client_spec(config, plan, data, prepared.skeleton).build,
-        )
-        for plan, data in zip(prepared.plans, prepared.data, strict=True)
+    plans, data = prepared.plans, prepared.data
+    clients = Clients(
+        names=plans.names(),
+        tier_names=tuple(tier.name for tier in plans.tiers),
+        tier=plans.tier,
+        people=data.counts,
+        cost=expected_pixels(config, plans, data.counts),
+        open=OpenClients(client_spec(config, prepared.skeleton), plans, data),
     )
     return FederationSpec(
         clients=clients,
@@ -187,10 +192,12 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
 
 def facts_of(prepared: Prepared, name: str) -> Json:
     """What results.json says whatever comes out."""
-    config, plans = prepared.config, prepared.plans
-    upsampled: dict[str, list[float]] = {}
-    for plan, data in zip(plans, prepared.data, strict=True):
-        upsampled.setdefault(plan.tier, []).append(data.upsampled)
+    config, plans, data = prepared.config, prepared.plans, prepared.data
+    clients = plans.counts()
+
+    def by_tier(values: np.ndarray) -> dict[str, float]:
+        return dict(zip(clients, np.bincount(plans.tier, values).tolist(), strict=True))
+
     return {
         "name": name,
         "seed": config.seed,
@@ -199,9 +206,10 @@ def facts_of(prepared: Prepared, name: str) -> Json:
         "algorithm": config.algorithm.name,
         "rounds": config.federation.rounds,
         "train_resolutions": [str(size) for size in trained_sizes(plans)],
-        "train_people": {plan.name: data.count for plan, data in zip(plans, prepared.data, strict=True)},
+        "train_clients": clients,
+        "train_people": {tier: int(count) for tier, count in by_tier(data.counts).items()},
         "val_people": len(prepared.held_out["val"]),
-        "upsampled_train": {tier: sum(shares) / len(shares) for tier, shares in upsampled.items()},
+        "upsampled_train": {tier: total / clients[tier] for tier, total in by_tier(data.upsampled).items()},
         "parameters": prepared.layout.count("weights"),
         "versions": {
             "python": platform.python_version(),

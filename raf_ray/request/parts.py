@@ -22,10 +22,10 @@ from raf_ray.models import ModelSpec
 from raf_ray.objectives import Switches
 from raf_ray.paths import given_path
 from raf_ray.plugins import is_import_path, load_object
-from raf_ray.request.people import augmentation_of, margins_of
+from raf_ray.request.people import augmentation_of
 from raf_ray.training.client import LocalTraining
 from raf_ray.training.optimizer import OptimizerSpec
-from raf_ray.training.spec import ClientData, ClientPlan, ClientSpec, DeviceSpec, LossSpec
+from raf_ray.training.spec import ClientSpec, DeviceSpec, LossSpec
 from raf_ray.transforms.interface import Transform
 
 
@@ -82,11 +82,9 @@ def device_spec(config: Config) -> DeviceSpec:
     return DeviceSpec(resources.threads, resources.gpus_per_client > 0, resources.precision == "bf16")
 
 
-def client_spec(config: Config, plan: ClientPlan, data: ClientData, skeleton: Skeleton) -> ClientSpec:
+def client_spec(config: Config, skeleton: Skeleton) -> ClientSpec:
     profile = config.resources.profile
     return ClientSpec(
-        plan=plan,
-        data=data,
         model=model_spec(config.model, len(skeleton)),
         loss=loss_spec(config.objective),
         sampling=config.objective.sampling,
@@ -97,10 +95,9 @@ def client_spec(config: Config, plan: ClientPlan, data: ClientData, skeleton: Sk
         device=device_spec(config),
         batch_size=config.optimizer.batch_size,
         augmentation=augmentation_of(config),
-        margins=margins_of(config, plan.size.aspect),
         on_bad_image=config.data.on_bad_image,
         cache_mb=config.data.cache_mb,
-        traced_round=profile.round - 1 if profile is not None and profile.client == plan.name else None,
+        traced=(profile.client, profile.round - 1) if profile is not None else None,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from raf_ray.config.tree import Config
 from raf_ray.data.annotations.boxes import check_boxes
 from raf_ray.data.augment import NO_MARGINS, Augmentation
-from raf_ray.data.crop import Margins, lay_patches
+from raf_ray.data.crop import lay_patches
 from raf_ray.data.overlap import number_pictures, one_id, picture_name, shared_pictures
 from raf_ray.data.people import People, check_numbers
 from raf_ray.data.pictures import size_notes
@@ -29,7 +29,8 @@ from raf_ray.paths import existing_folder
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.request.overlap import compare_shards, judge_overlap, note_twins
 from raf_ray.request.plans import final_sizes
-from raf_ray.training.spec import ClientData, ClientPlan
+from raf_ray.training.clients import ClientData, ClientPlan, Owned, OwnedPeople, OwnedShards, Plans
+from raf_ray.training.spec import margins_of
 
 SYNTHETIC_CLIENT, SYNTHETIC_VAL, SYNTHETIC_TEST = 600, 200, 400
 """People where `data.people_per_client`, `.val_people`, `.test_people` are null."""
@@ -42,18 +43,13 @@ def augmentation_of(config: Config) -> Augmentation | None:
     return Augmentation(flip=asked.flip, scale=asked.scale, rotation=asked.rotation, half_body=asked.half_body)
 
 
-def margins_of(config: Config, aspect: float) -> Margins:
-    augmentation = augmentation_of(config)
-    return NO_MARGINS if augmentation is None else augmentation.margins(aspect)
-
-
 Split = Literal["val", "test"]
 
 
-def picture_notes(data: Sequence[ClientData], held_out: Sequence[Mapping[str, People]]) -> tuple[str, ...]:
+def picture_notes(owned: Sequence[Owned], held_out: Sequence[Mapping[str, People]]) -> tuple[str, ...]:
     """What is odd about the pictures of these people, a sentence an annotation file; see `size_notes`."""
     groups = [people for splits in held_out for people in splits.values()]
-    return size_notes([*(own.people for own in data if own.people is not None), *groups])
+    return size_notes([*(own.people.take(own.rows) for own in owned if isinstance(own, OwnedPeople)), *groups])
 
 
 def splits_of(config: Config) -> tuple[Split, ...]:
@@ -61,17 +57,14 @@ def splits_of(config: Config) -> tuple[Split, ...]:
     return ("val",) if config.evaluation.split == "val" else ("val", "test")
 
 
-def load_data(
-    config: Config, plans: Sequence[ClientPlan], splits: Sequence[Split]
-) -> tuple[tuple[ClientData, ...], dict[str, People]]:
+def load_data(config: Config, plans: Plans, splits: Sequence[Split]) -> tuple[Owned, dict[str, People]]:
     """Each client's people and the held-out splits.
 
     No picture is in two of them: raises InputError where one is, unless data.allow_overlap says to go on.
     """
     if config.data.name == "shards":
         stored, held_out = load_shards(config, plans), load_held_out(config, plans, splits)
-        notes = compare_shards(config, *_open_shards(config), held_out)
-        return tuple(replace(client, notes=notes) for client in stored), held_out
+        return replace(stored, notes=compare_shards(config, *_open_shards(config), held_out)), held_out
     train, held_out, notes = load_splits(config, len(plans), splits, compare=True)
     parts = partition(
         train,
@@ -82,19 +75,29 @@ def load_data(
         concentration=config.data.concentration,
         seed=config.seed,
     )
-    owned = []
-    for plan, index in zip(plans, parts, strict=True):
-        people = train.take(index)
-        upsampled = lay_patches(people, plan.size, NO_MARGINS).upsampled
-        share = float(upsampled.mean())
-        if config.data.upsampled == "skip":
-            people = people.take(~upsampled)
-            _check_left(len(people), plan)
-        owned.append(ClientData(people, len(people), share, notes=notes))
-    return tuple(owned), held_out
+    return _share_out(config, plans, train, parts, notes), held_out
 
 
-def load_shards(config: Config, plans: Sequence[ClientPlan]) -> tuple[ClientData, ...]:
+def _share_out(
+    config: Config, plans: Plans, people: People, parts: Sequence[np.ndarray], notes: tuple[str, ...]
+) -> OwnedPeople:
+    """The clients' rows as one column, without people that are too small where the config skips them."""
+    rows, counts = np.concatenate(parts), np.array([len(part) for part in parts])
+    owner = np.repeat(np.arange(len(plans)), counts)
+    upsampled = np.zeros(len(rows), bool)
+    for number, tier in enumerate(plans.tiers):
+        own = plans.tier[owner] == number
+        upsampled[own] = lay_patches(people.take(rows[own]), tier.size, NO_MARGINS).upsampled
+    share = np.bincount(owner, upsampled, len(plans)) / counts
+    if config.data.upsampled == "skip":
+        rows, owner = rows[~upsampled], owner[~upsampled]
+        counts = np.bincount(owner, minlength=len(plans))
+        if not counts.all():
+            _check_left(0, plans[int(counts.argmin())])
+    return OwnedPeople(people, rows, np.concatenate([[0], np.cumsum(counts)]), share, notes)
+
+
+def load_shards(config: Config, plans: Plans) -> OwnedShards:
     """Each client's prepared shard, of which no patch is read.
 
     Raises InputError where the shards are of other clients, joints or another partition than the config's, or
@@ -109,10 +112,10 @@ def load_shards(config: Config, plans: Sequence[ClientPlan]) -> tuple[ClientData
     if len(wanted) != len(plans):
         raise InputError(f"data.counts: {len(wanted)} numbers for {len(plans)} clients; give one for each")
     stored = read_upsampled(root, index.clients, index.skeleton)
-    skip = data.upsampled == "skip"
+    skip, augmentation = data.upsampled == "skip", augmentation_of(config)
     owned = []
     for plan, record, most, flags in zip(plans, index.clients, wanted, stored, strict=True):
-        check_margins(record, margins_of(config, plan.size.aspect))
+        check_margins(record, margins_of(augmentation, plan.size))
         first = first_people(key, most, record, f"client {record.name}")
         upsampled = flags[:first]
         count = int((~upsampled).sum()) if skip else first
@@ -121,7 +124,7 @@ def load_shards(config: Config, plans: Sequence[ClientPlan]) -> tuple[ClientData
             read_shard, root, record, index.skeleton, first=first, skip_upsampled=skip, cache_mb=data.cache_mb
         )
         owned.append(ClientData(None, count, float(upsampled.mean()), opened))
-    return tuple(owned)
+    return OwnedShards(tuple(owned))
 
 
 def _open_shards(config: Config) -> tuple[Path, Index]:
@@ -179,7 +182,7 @@ def load_splits(
     return both.take(train_index), {split: held_out[split] for split in splits}, tuple(notes)
 
 
-def load_held_out(config: Config, plans: Sequence[ClientPlan], splits: Sequence[Split]) -> dict[str, People]:
+def load_held_out(config: Config, plans: Plans, splits: Sequence[Split]) -> dict[str, People]:
     """The people of the asked held-out splits alone."""
     if config.data.name == "shards":
         root, index = _open_shards(config)

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import numpy as np
 
 from raf_ray.config.tree import Config, ObjectiveConfig
 from raf_ray.errors import InputError
 from raf_ray.objectives.levels import level_weights
 from raf_ray.resolution import Size, find_size, parse_size, pyramid_levels
-from raf_ray.training.spec import ClientPlan
+from raf_ray.training.clients import Plans, TierPlan
 
 
-def plan_clients(config: Config) -> tuple[ClientPlan, ...]:
-    """Names, tiers and pyramids, in order; a client is called ``client-TIER-NNN``.
+def plan_clients(config: Config) -> Plans:
+    """Names, tiers and pyramids of the clients, in order.
 
     A tier that is given as a size is named by it as `Size` writes it, whatever the spaces and capitals.
     """
     listed = config.federation.clients
-    names = [t for t, n in listed.items() for _ in range(n)] if isinstance(listed, dict) else list(listed)
-    tiers = config.resolution.tiers
-    for tier, text in tiers.items():
+    runs = list(listed.items()) if isinstance(listed, dict) else [(name, 1) for name in listed]
+    for given, text in config.resolution.tiers.items():
         try:
             parse_size(text)
         except InputError as error:
-            raise InputError(f"resolution.tiers.{tier}: {error}") from error
-    plans = []
-    seen: dict[str, int] = {}
-    for number, name in enumerate(names):
-        size = find_size(name, tiers, "federation.clients")
-        tier = name if name in tiers else str(size)
-        levels = levels_of(config.objective, size, tiers)
-        weights = level_weights(config.objective.level_weights, [level.pixels for level in levels])
-        client = f"client-{tier}-{seen.get(tier, 0):03d}"
-        seen[tier] = seen.get(tier, 0) + 1
-        plans.append(ClientPlan(client, number, tier, size, levels, weights))
-    return tuple(plans)
+            raise InputError(f"resolution.tiers.{given}: {error}") from error
+    plans = {name: _tier_plan(config, name) for name in dict.fromkeys(name for name, _ in runs)}
+    tiers = {plan.name: plan for plan in plans.values()}
+    order = list(tiers)
+    of = [order.index(plans[name].name) for name, _ in runs]
+    tier = np.repeat(np.array(of, np.int32), [count for _, count in runs])
+    place = np.zeros(len(tier), np.int32)
+    for number in range(len(tiers)):
+        place[tier == number] = np.arange((tier == number).sum())
+    return Plans(tuple(tiers.values()), tier, place)
+
+
+def _tier_plan(config: Config, name: str) -> TierPlan:
+    """Of a tier's name or a size."""
+    tiers = config.resolution.tiers
+    size = find_size(name, tiers, "federation.clients")
+    levels = levels_of(config.objective, size, tiers)
+    weights = level_weights(config.objective.level_weights, [level.pixels for level in levels])
+    return TierPlan(name if name in tiers else str(size), size, levels, weights)
 
 
 def levels_of(objective: ObjectiveConfig, own: Size, tiers: dict[str, str]) -> tuple[Size, ...]:
@@ -54,12 +60,12 @@ def levels_of(objective: ObjectiveConfig, own: Size, tiers: dict[str, str]) -> t
     return levels
 
 
-def trained_sizes(plans: Sequence[ClientPlan]) -> list[Size]:
+def trained_sizes(plans: Plans) -> list[Size]:
     """Sizes of the clients' own tiers, largest first."""
-    return sorted({plan.size for plan in plans}, key=lambda s: s.pixels, reverse=True)
+    return sorted({tier.size for tier in plans.tiers}, key=lambda s: s.pixels, reverse=True)
 
 
-def final_sizes(config: Config, plans: Sequence[ClientPlan]) -> list[Size]:
+def final_sizes(config: Config, plans: Plans) -> list[Size]:
     """Sizes of the drift curve, largest first, always with the trained ones."""
     return sorted({*asked_sizes(config), *trained_sizes(plans)}, key=lambda s: s.pixels, reverse=True)
 
@@ -70,21 +76,23 @@ def asked_sizes(config: Config) -> list[Size]:
     return [find_size(name, tiers, "evaluation.resolutions") for name in config.evaluation.resolutions]
 
 
-def round_sizes(config: Config, plans: Sequence[ClientPlan]) -> list[Size]:
+def round_sizes(config: Config, plans: Plans) -> list[Size]:
     """Sizes that rounds are scored at on `val`, largest first."""
     return final_sizes(config, plans) if config.evaluation.round_sizes == "all" else trained_sizes(plans)
 
 
-def expected_pixels(config: Config, plan: ClientPlan, people: int) -> float:
-    """Forward pixels of one client's round, in expectation over the levels drawn."""
-    objective = config.objective
-    own, lower = plan.levels[0].pixels, [level.pixels for level in plan.levels[1:]]
+def expected_pixels(config: Config, plans: Plans, people: np.ndarray) -> np.ndarray:
+    """(N,) forward pixels of each client's round, in expectation over the levels drawn; of `people` (N,)."""
+    a_person = np.array([_pixels_a_person(config.objective, tier) for tier in plans.tiers])
+    return a_person[plans.tier] * people * config.federation.local_epochs
+
+
+def _pixels_a_person(objective: ObjectiveConfig, tier: TierPlan) -> float:
+    own, lower = tier.levels[0].pixels, [level.pixels for level in tier.levels[1:]]
     mean_lower = sum(lower) / len(lower) if lower else 0.0
     if not lower or objective.sampling == "all":
-        a_person = float(own + sum(lower))
-    elif objective.sampling == "pair":
-        a_person = own + (1 - (objective.own_share or 0.0)) * mean_lower
-    else:
-        share = 0.5 if objective.own_share is None else objective.own_share
-        a_person = share * own + (1 - share) * mean_lower
-    return a_person * people * config.federation.local_epochs
+        return float(own + sum(lower))
+    if objective.sampling == "pair":
+        return own + (1 - (objective.own_share or 0.0)) * mean_lower
+    share = 0.5 if objective.own_share is None else objective.own_share
+    return share * own + (1 - share) * mean_lower

@@ -23,9 +23,10 @@ from raf_ray.data.packed import PackedShard, pack
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard, cut_shard
 from raf_ray.request.assembly import Prepared
-from raf_ray.request.people import Split, load_data, margins_of
+from raf_ray.request.people import Split, augmentation_of, load_data
 from raf_ray.resolution import Size
-from raf_ray.training.spec import ClientData, ClientPlan
+from raf_ray.training.clients import ClientData, Owned, OwnedShards, Plans
+from raf_ray.training.spec import margins_of
 
 
 class SharedData:
@@ -75,8 +76,8 @@ def uri_of(shared_data: ActorHandle) -> str | None:
 
 
 def shared_load(
-    shared_data: ActorHandle, config: Config, plans: Sequence[ClientPlan], splits: Sequence[Split]
-) -> tuple[tuple[ClientData, ...], dict[str, People]]:
+    shared_data: ActorHandle, config: Config, plans: Plans, splits: Sequence[Split]
+) -> tuple[Owned, dict[str, People]]:
     """`load_data`, once for all trials with the same people."""
     key = _key("people", _data_of(config), [(plan.name, str(plan.size)) for plan in plans], list(splits),
                config.evaluation.resolutions)  # fmt: skip
@@ -92,14 +93,14 @@ def with_shared_pixels(shared_data: ActorHandle, prepared: Prepared) -> Prepared
     owners = [(plan.name, str(plan.size)) for plan in prepared.plans]
     data = []
     for plan, own in zip(prepared.plans, prepared.data, strict=True):
-        margins = margins_of(config, plan.size.aspect)
+        margins = margins_of(augmentation_of(config), plan.size)
         if _fits(own.count, plan.size, margins, config.data.cache_mb):
             key = _key("shard", _data_of(config), owners, plan.name)
             make = partial(_pack_client, own, plan.size, margins, config.data.on_bad_image)
             own = replace(own, people=None, open_shard=partial(_open, shared_data, key, make, config.data.cache_mb))
         data.append(own)
     cut = partial(_cut_shared, shared_data, config.data.on_bad_image, json.dumps(_data_of(config)))
-    return replace(prepared, data=tuple(data), cut=cut)
+    return replace(prepared, data=OwnedShards(tuple(data), prepared.data.notes), cut=cut)
 
 
 def _open(shared_data: ActorHandle, key: str, make: Callable[[], PackedShard], cache_mb: float) -> Shard:

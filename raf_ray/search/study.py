@@ -61,7 +61,7 @@ def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: boo
     ledger = _check_output(search, output, resume, overwrite)
     check_tracking(search.tracking, output)
     prepared = assembly.prepare(search.final_config(search.drawn[0]), check_pictures=False)
-    notes = picture_notes(prepared.data, [prepared.held_out])
+    notes = picture_notes([prepared.data], [prepared.held_out])
     model = parts.model_spec(prepared.config.model, len(prepared.skeleton)).build()
     divisor = size_divisor(model)
     for params in search.drawn:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from raf_ray.config import Config
 from raf_ray.config.loading import config_hash
 from raf_ray.resolution import tier_label
-from raf_ray.training.spec import ClientPlan
+from raf_ray.training.clients import Plans
 
 GIT_SECONDS = 2.0
 
 
-def run_tags(config: Config, plans: Sequence[ClientPlan], folder: Path) -> dict[str, str]:
-    tiers = {(plan.tier, plan.size): None for plan in plans}
+def run_tags(config: Config, plans: Plans, folder: Path) -> dict[str, str]:
     return {
         "run_folder": str(folder.resolve()),
         "raf_ray.config_hash": config_hash(config),
         "raf_ray.seed": str(config.seed),
-        "raf_ray.tiers": ", ".join(tier_label(tier, size) for tier, size in tiers),
+        "raf_ray.tiers": ", ".join(tier_label(tier.name, tier.size) for tier in plans.tiers),
         **git_tags(),
     }
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from raf_ray.evaluation.scores import Scores
-from raf_ray.federation.events import ClientFinished, Event, Noted, RoundFinished, RoundStarted, Scored
+from raf_ray.federation.events import ClientsFinished, Event, Noted, RoundFinished, RoundStarted, Scored
 from raf_ray.files import Json
 from raf_ray.request.assembly import Prepared
 from raf_ray.resolution import tier_label
@@ -35,16 +35,14 @@ class ProgressDisplay:
 
     def begin(self, prepared: Prepared, folder: Path) -> None:
         title = self._title or folder.name
-        clients: dict[str, int] = {}
-        for plan in prepared.plans:
-            label = tier_label(plan.tier, plan.size)
-            clients[label] = clients.get(label, 0) + 1
-        who = ", ".join(f"{count} x {label}" for label, count in clients.items())
+        plans = prepared.plans
+        counts = plans.counts()
+        who = ", ".join(f"{counts[tier.name]} x {tier_label(tier.name, tier.size)}" for tier in plans.tiers)
         config = prepared.config
         self._console.print(
             Text.assemble(
                 (title, "bold"),
-                f"  {config.objective.name}, {who}; {sum(d.count for d in prepared.data)} people, "
+                f"  {config.objective.name}, {who}; {prepared.data.counts.sum()} people, "
                 f"{config.federation.rounds} rounds, seed {config.seed}",
             ),
             highlight=False,
@@ -69,8 +67,8 @@ class ProgressDisplay:
     def see(self, event: Event) -> None:
         if isinstance(event, RoundStarted):
             self._start_round(event)
-        elif isinstance(event, ClientFinished) and self._tiers is not None and event.tier in self._bars:
-            self._tiers.advance(self._bars[event.tier])
+        elif isinstance(event, ClientsFinished) and self._tiers is not None and event.tier in self._bars:
+            self._tiers.advance(self._bars[event.tier], len(event.seconds))
         elif isinstance(event, RoundFinished):
             self._finish_round(event)
         elif isinstance(event, Scored):
@@ -99,12 +97,9 @@ class ProgressDisplay:
         if self._rounds is None or self._tiers is None:
             return
         self._rounds.update(self._rounds.task_ids[0], completed=event.round - 1)
-        cohort: dict[str, int] = {}
-        for tier in event.cohort.values():
-            cohort[tier] = cohort.get(tier, 0) + 1
         for bar in self._bars.values():
             self._tiers.remove_task(bar)
-        self._bars = {tier: self._tiers.add_task(f"  {tier}", total=n) for tier, n in cohort.items()}
+        self._bars = {tier: self._tiers.add_task(f"  {tier}", total=n) for tier, n in event.cohort.items()}
 
     def _finish_round(self, event: RoundFinished) -> None:
         row = event.row

@@ -30,7 +30,8 @@ class Workplace:
     """Each loads its own state into it before it trains"""
 
 
-MakeClient = Callable[[Workplace], LocalClient]
+OpenClient = Callable[[int, Workplace], LocalClient]
+"""(number of a client in its federation, where) -> the client"""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -10,46 +10,21 @@ import torch
 from torch import nn
 
 from raf_ray.algorithms.interface import Algorithm
-from raf_ray.data.augment import Augmentation
+from raf_ray.data.augment import NO_MARGINS, Augmentation
 from raf_ray.data.batches import Batch, Batches
 from raf_ray.data.crop import Margins
 from raf_ray.data.encoded import OnBadImage
-from raf_ray.data.people import People
-from raf_ray.data.shard import Shard, cut_shard
+from raf_ray.data.shard import cut_shard
 from raf_ray.models import ModelSpec
 from raf_ray.objectives import Objective, Switches, build_objective
 from raf_ray.objectives.levels import Sampling
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import Size
 from raf_ray.training.client import Client, LocalTraining
+from raf_ray.training.clients import ClientData, ClientPlan
 from raf_ray.training.exchange import Workplace
 from raf_ray.training.pose import PoseTask
 from raf_ray.transforms.interface import Transform
-
-
-@dataclass(frozen=True)
-class ClientPlan:
-    """One client before it exists."""
-
-    name: str
-    number: int
-    tier: str
-    size: Size
-    levels: tuple[Size, ...]
-    level_weights: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class ClientData:
-    """What a client owns: people whose pictures are cut at its tier when they are read, or a stored shard."""
-
-    people: People | None
-    count: int
-    upsampled: float
-    """Share of the people who are smaller in their picture than the tier."""
-    open_shard: Callable[[], Shard] | None = None
-    notes: tuple[str, ...] = ()
-    """Sentences for the user on the source, the same for all clients."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +56,8 @@ class LossSpec:
 
 @dataclass(frozen=True)
 class ClientSpec:
-    """One client before it lives anywhere."""
+    """What all clients of a federation have in common before they live anywhere."""
 
-    plan: ClientPlan
-    data: ClientData
     model: ModelSpec
     loss: LossSpec
     sampling: Sampling
@@ -95,24 +68,24 @@ class ClientSpec:
     device: DeviceSpec
     batch_size: int
     augmentation: Augmentation | None
-    margins: Margins
     on_bad_image: OnBadImage
     cache_mb: float
-    traced_round: int | None
+    traced: tuple[str, int] | None
+    """Client and its round, from 0, that the profiler watches"""
 
-    def build(self, place: Workplace | None = None) -> Client[Batch]:
-        """The client, with the model of its process, or one of its own."""
+    def build(self, plan: ClientPlan, data: ClientData, place: Workplace | None = None) -> Client[Batch]:
+        """A client, with the model of its process, or one of its own."""
         place = place or Workplace()
-        device, plan = self.device.claim(), self.plan
+        device = self.device.claim()
         if place.model is None:
             place.model = self.model.build()
         model = place.model
         assert isinstance(model, nn.Module)
-        if self.data.open_shard is not None:
-            shard = self.data.open_shard()
+        if data.open_shard is not None:
+            shard = data.open_shard()
         else:
-            assert self.data.people is not None
-            shard = cut_shard(self.data.people, plan.size, self.margins, self.cache_mb)
+            assert data.people is not None
+            shard = cut_shard(data.people, plan.size, margins_of(self.augmentation, plan.size), self.cache_mb)
         task = PoseTask(
             Batches(shard, self.batch_size, self.augmentation, device, self.on_bad_image),
             levels=plan.levels,
@@ -132,5 +105,22 @@ class ClientSpec:
             transforms=self.transforms,
             training=self.training,
             device=device,
-            traced_round=self.traced_round,
+            traced_round=self.traced[1] if self.traced is not None and self.traced[0] == plan.name else None,
         )
+
+
+@dataclass(frozen=True)
+class OpenClients:
+    """A `raf_ray.training.exchange.OpenClient`: makes client `number` of a federation in its process."""
+
+    spec: ClientSpec
+    plans: Sequence[ClientPlan]
+    data: Sequence[ClientData]
+
+    def __call__(self, number: int, place: Workplace) -> Client[Batch]:
+        return self.spec.build(self.plans[number], self.data[number], place)
+
+
+def margins_of(augmentation: Augmentation | None, size: Size) -> Margins:
+    """What patches of a tier hold around a person, for the augmentation."""
+    return NO_MARGINS if augmentation is None else augmentation.margins(size.aspect)
