@@ -7,8 +7,8 @@ from a counter-based hash of (seed, stream, index), so a person is the same whoe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import cv2
@@ -24,8 +24,10 @@ MAX_PER_STREAM = 2**40
 # Segment lengths as a share of the torso (hips to thorax); proportions of an adult, rounded.
 TORSO, NECK, HEAD, UPPER_ARM, FOREARM, THIGH, SHANK = 1.0, 0.18, 0.42, 0.58, 0.52, 0.80, 0.80
 SHOULDER, HIP = 0.36, 0.22
-NUMBERS = 96
-"""Uniform numbers that one person uses."""
+NUMBERS, POSE = 96, 48
+"""Uniform numbers that one person uses, and how many of them, the first, for the pose; the rest: colours, clutter."""
+POSED = 50_000
+"""People that are posed at a time, for whose numbers there is room (a choice: 0.1 GB)."""
 
 _J = {name: i for i, name in enumerate(MPII16.joints)}
 
@@ -60,14 +62,12 @@ class Figures:
     """(N,) bool: towards the camera"""
     box: np.ndarray
     """(N, 4) x, y, width, height around the figure"""
-    numbers: np.ndarray
-    """(N, NUMBERS) the uniforms, of which the last 48 are for colours and clutter"""
 
 
 def pose(seed: int, stream: int, index: np.ndarray, height: float) -> Figures:
     """Pose the people at `index`; `height` is the padded box's height in pixels, drawn up to a quarter larger."""
-    u = uniforms(seed, stream, index, NUMBERS)
-    column = iter(range(48))
+    u = uniforms(seed, stream, index, NUMBERS)[:, :POSE]
+    column = iter(range(POSE))
 
     def draw(low: float, high: float) -> np.ndarray:
         return low + (high - low) * u[:, next(column)]
@@ -118,7 +118,6 @@ def pose(seed: int, stream: int, index: np.ndarray, height: float) -> Figures:
         torso=scale,
         facing=facing,
         box=np.concatenate([low * scale[:, None] + origin, (high - low) * scale[:, None]], axis=1),
-        numbers=u,
     )
 
 
@@ -128,9 +127,12 @@ def _grain() -> np.ndarray:
     return np.asarray(np.random.default_rng(0).normal(0, 9, (512, 512, 3)), dtype=np.int16)
 
 
-def draw_person(figures: Figures, row: int) -> np.ndarray:
-    """(H, W, 3) uint8 picture of figure `row`: background, clutter, stray limbs, the person, grain."""
-    u = iter(figures.numbers[row, 48:].tolist())
+def draw_person(figures: Figures, row: int, numbers: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 picture of figure `row`: background, clutter, stray limbs, the person, grain.
+
+    `numbers`: its (NUMBERS,) uniforms.
+    """
+    u = iter(numbers[POSE:].tolist())
     width, height = figures.picture[row].tolist()
     torso = float(figures.torso[row])
     points = figures.joints[row]
@@ -219,9 +221,13 @@ class Drawing:
     """Row -> picture, drawn when asked for."""
 
     figures: Figures
+    seed: int
+    stream: int
+    index: np.ndarray
+    """(N,) of the stream's people"""
 
     def __call__(self, row: int) -> np.ndarray:
-        return draw_person(self.figures, row)
+        return draw_person(self.figures, row, uniforms(self.seed, self.stream, self.index[[row]], NUMBERS)[0])
 
 
 def _fixed(point: np.ndarray) -> tuple[int, int]:
@@ -252,7 +258,7 @@ def synthetic_people(seed: int, split: str, index: np.ndarray, height: float) ->
     `height` is the smallest height of a person's padded box in pixels: at larger sizes people are upsampled.
     """
     stream = STREAMS[split]
-    figures = pose(seed, stream, index, height)
+    figures = _joined([pose(seed, stream, part, height) for part in np.split(index, range(POSED, len(index), POSED))])
     joints = figures.joints.astype(np.float32)
     inside = np.all((joints >= -0.5) & (joints < figures.picture[:, None] - 0.5), axis=2)
     neck, top = joints[:, _J["upper_neck"]], joints[:, _J["head_top"]]
@@ -268,5 +274,9 @@ def synthetic_people(seed: int, split: str, index: np.ndarray, height: float) ->
         person_id=stream * MAX_PER_STREAM + index.astype(np.int64),
         picture_id=stream * MAX_PER_STREAM + index.astype(np.int64),
         rows=np.arange(len(index), dtype=np.int64),
-        read=Drawing(figures),
+        read=Drawing(figures, seed, stream, index),
     )
+
+
+def _joined(parts: Sequence[Figures]) -> Figures:
+    return Figures(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Figures)})
