@@ -120,7 +120,7 @@ def compare(
     for note in notes:
         warn(console, note)
     results: dict[str, Json] = {}
-    with connected(config, len(next(iter(prepared.values())).plans), address) as description:
+    with connected(list(prepared.values()), address) as description:
         if description:
             console.print(description, style="dim", highlight=False, soft_wrap=True)
         with writing_to(output):

@@ -108,6 +108,12 @@ def test_scores_csv_has_val_by_round_and_test_once(reference):
     assert len(tests) == 7 and {row["round"] for row in tests} == {"3"}
 
 
+def test_shares_by_tier_give_the_same_bits_and_actors_that_hold_a_tier_alone(reference, ray_cluster, tmp_path):
+    words = ["federation.rounds=3", "resources.cpus_per_client={high: 0.5, mid: 0.3, low: 0.2}"]
+    found = run_federation(tiny(*words), tmp_path / "run")
+    assert same(found.folder, reference.folder)
+
+
 def test_the_resolved_config_gives_itself_back(reference):
     config = load_config(file=reference.folder / "config.yaml")
     assert write_yaml(config) == (reference.folder / "config.yaml").read_text()

@@ -19,6 +19,7 @@ FREE = {
     "federation.engine=in_process": "federation.engine",
     "federation.checkpoint_every=3": "federation.checkpoint_every",
     "resources.cpus_per_client=0.5": "resources.cpus_per_client",
+    "resources.labels={high: {kind: edge}}": "resources.labels",
     "resources.dashboard=false": "resources.dashboard",
     "resources.clients_per_actor=2": "resources.clients_per_actor",
     "resources.retries=0": "resources.retries",

@@ -17,7 +17,7 @@ from rich.console import Console
 from ruamel.yaml import YAML
 
 from raf_ray import load_config, run_federation
-from raf_ray.cluster.planner import plan_trials
+from raf_ray.cluster.trials import plan_trials
 from raf_ray.config.loading import config_hash
 from raf_ray.errors import InputError
 from raf_ray.experiment.run import run_prepared
@@ -29,7 +29,7 @@ from raf_ray.search.ledger import Ledger, load_ledger
 from raf_ray.search.space import draw, parse_space, relabel, unlabel
 from raf_ray.search.spec import TrialResources, check_search, load_search
 from raf_ray.search.study import prepare_search, trial_request
-from raf_ray.search.trial import Reporter, report
+from raf_ray.search.trial import Reporter, report, trial_shares
 from tests.searching import TINY, command, finish, kill, scores, search_file, start, trained, trials, wait_for
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -292,14 +292,18 @@ def test_the_front_is_what_nobody_beats(tmp_path):
 
 
 def placed(nodes, at_once=None, words=(), **resources):
-    return plan_trials(
-        trial_request([load_config(overrides=list(words))], TrialResources(**resources), at_once),
+    """(what the trial's actors ask for, its bundles)"""
+    config = load_config(overrides=list(words))
+    placement = plan_trials(
+        trial_request([config], TrialResources(**resources), at_once),
         [{"node:here" if i == 0 else f"node:{i}": 1.0, **node} for i, node in enumerate(nodes)], "node:here",
     )  # fmt: skip
+    shares = trial_shares(config, placement)
+    return shares, placement.bundles(shares)
 
 
 def test_a_trial_is_a_bundle_each_for_driver_evaluator_and_clients():
-    bundles = placed([{"CPU": 2.0}]).bundles(3)
+    _, bundles = placed([{"CPU": 2.0}])
     assert bundles[0] == {"CPU": 0.1, "node:here": 0.001} and bundles[1] == {"CPU": 0.3}
     assert bundles[2:] == [{"CPU": 0.533}] * 3
 
@@ -308,14 +312,12 @@ def test_a_trial_is_a_bundle_each_for_driver_evaluator_and_clients():
     ([8.0], None, 1.0), ([8.0], 2, 1.0), ([4.0], 2, 0.533), ([2.0, 2.0], 1, 1.0), ([1.0, 1.0, 1.0, 1.0], 1, 1.0),
 ])  # fmt: skip
 def test_auto_shares_the_cpus_among_the_trials_that_run_at_once(nodes, at_once, share):
-    found = placed([{"CPU": cpus} for cpus in nodes], at_once).shares.client_cpus
+    found = placed([{"CPU": cpus} for cpus in nodes], at_once)[0].hosts[0].cpus
     assert found == pytest.approx(share, rel=0.05) and found <= share + 1e-9
 
 
 def test_in_process_a_trial_is_one_bundle():
-    assert placed([{"CPU": 2.0}], words=["federation.engine=in_process"]).bundles(3) == [
-        {"CPU": 1.0, "node:here": 0.001}
-    ]
+    assert placed([{"CPU": 2.0}], words=["federation.engine=in_process"])[1] == [{"CPU": 1.0, "node:here": 0.001}]
 
 
 @pytest.mark.parametrize(("nodes", "words", "resources", "sentence"), [
@@ -332,7 +334,7 @@ def test_a_trial_that_no_cluster_state_can_hold_is_refused_with_the_arithmetic(n
 
 
 def test_three_clients_of_a_third_of_a_gpu_fit_one():
-    assert placed([{"CPU": 8.0, "GPU": 1.0}], words=["resources.gpus_per_client=0.33"]).shares.client_gpus == 0.33
+    assert placed([{"CPU": 8.0, "GPU": 1.0}], words=["resources.gpus_per_client=0.33"])[0].hosts[0].gpus == 0.33
 
 
 # --- what trials share --------------------------------------------------------------------------------

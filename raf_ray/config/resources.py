@@ -8,6 +8,9 @@ from pydantic import Field
 
 from raf_ray.config.section import Positive, Section, Use
 
+GpuShare = Annotated[float, Field(ge=0)]
+CpuShare = Annotated[float, Field(gt=0)]
+
 
 class ProfileConfig(Section):
     """Which client's round a profiler watches."""
@@ -21,10 +24,12 @@ class ProfileConfig(Section):
 class ResourcesConfig(Section):
     """What an actor may use."""
 
-    gpus_per_client: Annotated[float, Field(ge=0)] = 0.0
-    """GPU share of a client (0.25: four clients a GPU); 0: CPU."""
-    cpus_per_client: Annotated[Literal["auto"] | Annotated[float, Field(gt=0)], Use.FREE] = "auto"
-    """CPU share of a client; auto: what the cluster has, shared out, at most 1."""
+    gpus_per_client: Literal["auto"] | GpuShare | dict[str, GpuShare] = 0.0
+    """GPU share of a client (0.25: four clients a GPU; 0: CPU), or one a tier; auto: by the memory of a tier's step."""
+    cpus_per_client: Annotated[Literal["auto"] | CpuShare | dict[str, CpuShare], Use.FREE] = "auto"
+    """CPU share of a client, or one a tier; auto: what the cluster has, shared out, at most 1."""
+    labels: Annotated[dict[str, dict[str, str]], Use.FREE] = {}
+    """Tier -> labels of the nodes where its clients live, as `ray start --labels` gives them; {}: anywhere."""
     clients_per_actor: Annotated[Literal["auto"] | Positive, Use.FREE] = "auto"
     """Clients that share a Ray actor, trained by turns; auto: one each while they fit, else an actor a core."""
     retries: Annotated[int, Field(ge=0, le=100), Use.FREE] = 2

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from raf_ray.cluster.connect import joined
-from raf_ray.cluster.planner import ActorShares, free_nodes, plan_federation
 from raf_ray.config import Config, load_config, write_yaml
 from raf_ray.config.loading import differences, use_of
 from raf_ray.config.plain_yaml import shown
@@ -19,6 +18,7 @@ from raf_ray.config.section import Use
 from raf_ray.errors import InputError, RunError
 from raf_ray.evaluation.scores import Sample
 from raf_ray.experiment.pictures import draw_missing
+from raf_ray.experiment.sharing import said_of, shares_of
 from raf_ray.experiment.watching import Watcher, trackers_for
 from raf_ray.federation.engines import Engine, InProcess, OnRay
 from raf_ray.federation.events import Event, Failed, Finished, Noted
@@ -79,7 +79,7 @@ def run_federation(
     finished = check_output(folder, config, resume=resume, overwrite=overwrite)
     if finished is None:
         check_tracking(config.tracking, folder.parent)
-    with connected(config, len(prepared.plans), address) as description:
+    with connected([prepared], address) as description:
         if description and say is not None:
             say(description)
         return run_prepared(prepared, folder, resume=resume, overwrite=overwrite, address=address, watchers=watchers)
@@ -110,22 +110,27 @@ def run_prepared(
         return Results(output, finished)
     spec = federation_spec(prepared, output.name)
     checkpoint = spec.last_checkpoint(folder) if resume else None
-    engine = engine or engine_of(prepared.config, len(spec.clients))
+    engine = engine or engine_of(prepared)
     if not resume:
         folder.create(write_yaml(prepared.config), overwrite)
     return _watch(partial(engine.run, spec, RunFolder(output.resolve()), checkpoint), prepared, folder, watchers)
 
 
 @contextmanager
-def connected(config: Config, clients: int, address: str | None) -> Iterator[str | None]:
-    """A Ray connection for as long as it is needed; yields a line about it. Nothing for in_process."""
+def connected(requests: Sequence[Prepared], address: str | None) -> Iterator[str | None]:
+    """A Ray connection for as long as some requests need it; yields lines about it. Nothing for in_process.
+
+    Raises InputError where one of them does not fit the cluster.
+    """
+    config = requests[0].config
     if config.federation.engine == "in_process":
         yield None
         return
     with joined(address, config.resources.dashboard) as description:
         if description is not None:
-            shares = shares_of(config, clients)
-            description = "\n".join([description, *shared_actors(shares, clients, config.resources.clients_per_actor)])
+            asked = config.resources.clients_per_actor
+            said = [said_of(shares_of(prepared), len(prepared.plans), asked) for prepared in requests]
+            description = "\n".join([description, *dict.fromkeys(line for lines in said for line in lines)])
         yield description
 
 
@@ -164,23 +169,9 @@ def check_output(output: Path, config: Config, *, resume: bool, overwrite: bool)
     return results if results is not None and results.get("status") == "completed" else None
 
 
-def engine_of(config: Config, clients: int) -> Engine:
+def engine_of(prepared: Prepared) -> Engine:
     """Where `federation.engine` says that clients live. Raises InputError where they do not fit the cluster."""
-    return InProcess() if config.federation.engine == "in_process" else OnRay(shares_of(config, clients))
-
-
-def shared_actors(shares: ActorShares, clients: int, asked: int | str) -> list[str]:
-    """A line where clients share actors, and why."""
-    if shares.hosts is None or shares.hosts == clients:
-        return []
-    why = "an actor each is more than the cluster holds well; =1 forces it" if asked == "auto" else f"={asked}"
-    return [f"{clients} clients take turns in {shares.hosts} actors (resources.clients_per_actor: {why})"]
-
-
-def shares_of(config: Config, clients: int) -> ActorShares:
-    """What the federation's actors ask for on the connected cluster. Raises InputError where they do not fit."""
-    asked = config.resources
-    return plan_federation(free_nodes(), clients, asked.cpus_per_client, asked.gpus_per_client, asked.clients_per_actor)
+    return InProcess() if prepared.config.federation.engine == "in_process" else OnRay(shares_of(prepared))
 
 
 # --- watching -----------------------------------------------------------------------------------------

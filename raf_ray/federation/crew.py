@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import get_current_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from raf_ray.cluster.names import EVALUATOR, ray_name
-from raf_ray.cluster.planner import ActorShares
+from raf_ray.cluster.shares import ActorShares, HostShare
 from raf_ray.errors import RunError
 from raf_ray.federation.backend import ClientError, NodeError
 from raf_ray.federation.hosts import ClientActor, EvaluatorActor, cause_of
-from raf_ray.federation.spec import FederationSpec
+from raf_ray.federation.spec import Clients, FederationSpec
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class Process:
     """An actor through its deaths."""
 
     name: str
+    share: HostShare
     actor: Any = None
     alive: bool = False
     """Built, and not known to be dead"""
@@ -74,20 +77,22 @@ class Crew:
     """
 
     def __init__(self, spec: FederationSpec, shares: ActorShares, namespace: str) -> None:
-        self._spec, self._shares, self._namespace = spec, shares, namespace
+        self._spec, self._namespace = spec, namespace
         self._tiers = spec.tiers
         self._open = ray.put(spec.clients.open)
-        count = min(shares.hosts or len(spec.clients), len(spec.clients))
-        self._has_one_each = count == len(spec.clients)
-        names = spec.clients.names.tolist() if self._has_one_each else [f"host-{i:03d}" for i in range(count)]
-        self.hosts = [Process(name) for name in names]
-        self.evaluator = Process(EVALUATOR)
+        self._has_one_each = len(shares.hosts) == len(spec.clients)
+        self._firsts = _first_clients(spec.clients, shares.hosts)
+        self.hosts = [
+            Process(spec.clients[first].name if self._has_one_each else _host_name(number, share), share)
+            for number, (first, share) in enumerate(zip(self._firsts, shares.hosts, strict=True))
+        ]
+        self.evaluator = Process(EVALUATOR, HostShare(shares.evaluator_cpus, shares.evaluator_gpus))
         self.begun = 0
         """Rounds that training has begun of."""
         self._failure: RunError | None = None
         """Why the last process died"""
         self._is_closed = False
-        self._building = {self._begin(host): host for host in range(count)}
+        self._building = {self._begin(host): host for host in range(len(self.hosts))}
         # The evaluator is built while the first round trains; its first scoring waits for it.
         self._building_evaluator = self._begin_evaluator()
         while self._building:
@@ -168,13 +173,13 @@ class Crew:
     def _begin(self, number: int) -> Any:
         """Start a host's process; the reference that is ready when its first client is built."""
         host, clients = self.hosts[number], self._spec.clients
-        first = clients[number]
+        first = clients[self._firsts[number]]
         host.actor = ClientActor.options(
             name=self._new_name(host),
             namespace=self._namespace,
-            num_cpus=self._shares.client_cpus,
-            num_gpus=self._shares.client_gpus or None,
-            **_bundle(2 + number),
+            num_cpus=host.share.cpus,
+            num_gpus=host.share.gpus or None,
+            **_place(2 + number, host.share),
         ).remote(host.name, self._open, self._spec.hosts.cache_mb)
         longest = clients.cost.max()
         return host.actor.build.remote(first.number, self._has_one_each and first.cost < LONGEST_SHARE * longest)
@@ -183,10 +188,10 @@ class Crew:
         self.evaluator.actor = EvaluatorActor.options(
             name=self._new_name(self.evaluator),
             namespace=self._namespace,
-            num_cpus=self._shares.evaluator_cpus,
-            num_gpus=self._shares.evaluator_gpus or None,
-            **_bundle(1),
-        ).remote(partial(self._spec.make_scorer, self._shares.evaluator_gpus > 0))
+            num_cpus=self.evaluator.share.cpus,
+            num_gpus=self.evaluator.share.gpus or None,
+            **_place(1),
+        ).remote(partial(self._spec.make_scorer, self.evaluator.share.gpus > 0))
         return self.evaluator.actor.build.remote()
 
     def _new_name(self, process: Process) -> str:
@@ -202,7 +207,8 @@ class Crew:
         except RayError as error:
             host.deaths += 1
             if self._is_over(error, host.deaths):
-                raise self.sentence(self._spec.clients[number].name, error, None, "could not start", host) from error
+                first = self._spec.clients[self._firsts[number]].name
+                raise self.sentence(first, error, None, "could not start", host) from error
             self._pause(host.deaths)
             self._building[self._begin(number)] = number
             return
@@ -262,13 +268,29 @@ def _lost(failure: RunError, name: str, error: Exception) -> RunError:
     return failure
 
 
-def _bundle(index: int) -> dict[str, Any]:
-    """Options that place an actor in a bundle of this process's placement group, where it lives in one.
+def _place(index: int, share: HostShare | None = None) -> dict[str, Any]:
+    """Options that place an actor: in a bundle of this process's placement group, where it lives in one.
 
-    A trial of a search has one: the driver's bundle, the evaluator's, one for each client. Without the index an
-    actor could take a larger actor's bundle, and that one would wait for ever.
+    A trial of a search has one: the driver's bundle, the evaluator's, one for each host. Without the index an
+    actor could take a larger actor's bundle, and that one would wait for ever. Elsewhere by the labels that it asks
+    for, or on the node that it is meant for while that is there.
     """
     group = get_current_placement_group()
-    if group is None:
-        return {}
-    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)}
+    if group is not None:
+        return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)}
+    if share is not None and share.labels:
+        return {"label_selector": dict(share.labels)}
+    if share is not None and share.node is not None:
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(share.node, soft=True)}
+    return {}
+
+
+def _first_clients(clients: Clients, shares: Sequence[HostShare]) -> list[int]:
+    """The client, by number, that each host opens first: its own, where it has but one."""
+    left = {tier: iter(np.flatnonzero(clients.tier == i).tolist()) for i, tier in enumerate(clients.tier_names)}
+    anyone = iter(range(len(clients)))
+    return [next(anyone if share.tier is None else left[share.tier]) for share in shares]
+
+
+def _host_name(number: int, share: HostShare) -> str:
+    return f"host-{number:03d}" if share.tier is None else f"host-{share.tier}-{number:03d}"

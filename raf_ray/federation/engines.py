@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from raf_ray.cluster.planner import DRIVER_CPUS, ActorShares
+from raf_ray.cluster.shares import DRIVER_CPUS, ActorShares
 from raf_ray.errors import RunError
 from raf_ray.federation.backend import InProcessBackend
 from raf_ray.federation.driver import Federation

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from raf_ray.algorithms.interface import Memory
-from raf_ray.cluster.planner import ActorShares
+from raf_ray.cluster.shares import ActorShares
 from raf_ray.evaluation.scores import Scores
 from raf_ray.federation.aggregation import Weigher
 from raf_ray.federation.backend import Lost, NodeError
@@ -56,7 +56,8 @@ class Round:
     down: object
     weigher: Any
     cohort: dict[str, ClientInfo]
-    waiting: Dispatch
+    waiting: dict[str | None, Dispatch]
+    """By the tier whose clients alone a host trains; None: any host trains any client"""
     calls: dict[Any, Call]
     tries: dict[str, int]
     """Client -> times that a process died in which it was trained"""
@@ -83,22 +84,22 @@ class RayBackend:
     ) -> Iterator[Trained | Lost]:
         self._crew.begun = round_index + 1
         hosts = self._crew.hosts
-        living = [number for number, host in enumerate(hosts) if host.alive] or range(len(hosts))
         now = Round(
             index=round_index,
             down=down,
             weigher=ray.put(weigher),
             cohort={client.name: client for client in cohort},
-            waiting=Dispatch(self._costs(cohort), living, self._homes_of(cohort)),
+            waiting=self._dispatches(cohort),
             calls={},
             tries={},
         )
         while True:
             busy = {call.host for call in now.calls.values()}
             for number, host in enumerate(hosts):
-                if host.alive and number not in busy and (clients := now.waiting.next(number)):
+                waiting = now.waiting.get(host.share.tier)
+                if host.alive and number not in busy and waiting and (clients := waiting.next(number)):
                     self._call(now, number, clients)
-            if not now.calls and not len(now.waiting):
+            if not now.calls and not any(now.waiting.values()):
                 return
             for reference in self._crew.wait(list(now.calls)):
                 call = now.calls.pop(reference)
@@ -138,6 +139,19 @@ class RayBackend:
 
     def close(self) -> None:
         self._crew.close()
+
+    def _dispatches(self, cohort: Sequence[ClientInfo]) -> dict[str | None, Dispatch]:
+        """Who trains whom, for each kind of host that has clients in the cohort."""
+        costs, homes = self._costs(cohort), self._homes_of(cohort)
+        kinds = {host.share.tier for host in self._crew.hosts}
+        found = {}
+        for kind in kinds:
+            hosts = [number for number, host in enumerate(self._crew.hosts) if host.share.tier == kind]
+            living = [number for number in hosts if self._crew.hosts[number].alive]
+            own = {client.name: costs[client.name] for client in cohort if kind in (None, client.tier)}
+            if own:
+                found[kind] = Dispatch(own, living or hosts, homes)
+        return found
 
     def _costs(self, cohort: Sequence[ClientInfo]) -> dict[str, float]:
         """Client -> expected seconds of its round: its last one's, or from its pixels at the others' pace."""
@@ -182,8 +196,8 @@ class RayBackend:
             now.tries[client] = now.tries.get(client, 0) + 1
         tries = max(now.tries[client] for client in call.clients)
         failure = self._crew.mourn(call.host, call.clients[0], error, now.index, tries)
-        now.waiting.put_back(call.host, call.clients)
         host = self._crew.hosts[call.host]
+        now.waiting[host.share.tier].put_back(call.host, call.clients)
         lost = "its node was lost" if isinstance(failure, NodeError) else "its process died, see run.log"
         what = call.clients[0] if len(call.clients) == 1 else f"the {len(call.clients)} clients of {host.name}"
         return Lost(

@@ -26,6 +26,7 @@ from raf_ray.files import Json
 from raf_ray.models import size_divisor
 from raf_ray.models.norms import check_norms
 from raf_ray.models.saving import save_model
+from raf_ray.request.needs import check_shares, wants_gpu
 from raf_ray.request.parts import (
     algorithm_of,
     client_spec,
@@ -88,8 +89,9 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     check_profile(config, plans, data.counts)
     if config.optimizer.layer_decay < 1 and not hasattr(model, "layer_id"):
         raise InputError(f"optimizer.layer_decay: model {config.model.name} names no layers; set it to 1")
-    wants_gpu_here = config.resources.gpus_per_client > 0 and config.federation.engine == "in_process"
-    if wants_gpu_here and not torch.cuda.is_available():
+    check_shares(config, plans)
+    needs_gpu_here = wants_gpu(config) and config.resources.gpus_per_client != "auto"
+    if needs_gpu_here and config.federation.engine == "in_process" and not torch.cuda.is_available():
         raise InputError("resources.gpus_per_client: this machine has no usable GPU; set it to 0")
     try:
         layout = Layout.of(model)

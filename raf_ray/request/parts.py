@@ -22,6 +22,7 @@ from raf_ray.models import ModelSpec
 from raf_ray.objectives import Switches
 from raf_ray.paths import given_path
 from raf_ray.plugins import is_import_path, load_object
+from raf_ray.request.needs import wants_gpu
 from raf_ray.request.people import augmentation_of
 from raf_ray.training.client import LocalTraining
 from raf_ray.training.optimizer import OptimizerSpec
@@ -79,7 +80,7 @@ def loss_spec(config: ObjectiveConfig) -> LossSpec:
 
 def device_spec(config: Config) -> DeviceSpec:
     resources = config.resources
-    return DeviceSpec(resources.threads, resources.gpus_per_client > 0, resources.precision == "bf16")
+    return DeviceSpec(resources.threads, wants_gpu(config), resources.precision == "bf16")
 
 
 def client_spec(config: Config, skeleton: Skeleton) -> ClientSpec:

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from raf_ray.cluster.connect import joined
-from raf_ray.cluster.planner import Placement, TrialRequest, plan_trials
+from raf_ray.cluster.planner import all_nodes
+from raf_ray.cluster.trials import Placement, TrialRequest, plan_trials
 from raf_ray.config import Config
 from raf_ray.config.loading import differences, dump_yaml, read_yaml, validate
 from raf_ray.config.plain_yaml import shown
@@ -28,6 +29,7 @@ from raf_ray.search.display import SearchDisplay
 from raf_ray.search.ledger import Ledger, load_ledger
 from raf_ray.search.spec import Search, SearchConfig, TrialResources, may_change
 from raf_ray.search.tracked import tracked
+from raf_ray.search.trial import needs_of_trial
 from raf_ray.search.tuning import run_trials
 from raf_ray.tracking.checks import check_tracking
 
@@ -156,8 +158,8 @@ def trial_request(configs: Sequence[Config], asked: TrialResources, at_once: int
     counts = [len(plan_clients(config)) for config in configs]
     largest = configs[counts.index(max(counts))]
     return TrialRequest(
-        clients=max(counts),
-        client_gpus=largest.resources.gpus_per_client,
+        needs=tuple(needs_of_trial(largest)),
+        clients_per_actor=largest.resources.clients_per_actor,
         in_process=largest.federation.engine == "in_process",
         threads=largest.resources.threads,
         at_once=at_once,
@@ -174,8 +176,7 @@ def _placement(search: Search) -> Placement:
         search.config.resources,
         None if most is None else min(most, search.num_trials),
     )
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return plan_trials(request, nodes, f"node:{ray.util.get_node_ip_address()}")
+    return plan_trials(request, all_nodes(), f"node:{ray.util.get_node_ip_address()}")
 
 
 def _make_folder(request: Request) -> None:

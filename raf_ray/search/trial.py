@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ray.actor import ActorHandle
 
-from raf_ray.cluster.planner import ActorShares
+from raf_ray.cluster.shares import ActorShares, TierNeed
+from raf_ray.cluster.trials import Placement
 from raf_ray.config import Config
 from raf_ray.config.loading import config_hash
 from raf_ray.errors import RunError
@@ -24,6 +26,7 @@ from raf_ray.federation.events import Event, RoundFinished, Scored
 from raf_ray.files import Json, write_json
 from raf_ray.metrics.drift import drift_spread
 from raf_ray.request.assembly import Prepared, federation_spec, prepare
+from raf_ray.request.needs import needs_of
 from raf_ray.request.plans import asked_sizes, plan_clients, trained_sizes
 from raf_ray.runs.folder import RunFolder
 from raf_ray.search.ledger import TrialRecord
@@ -48,7 +51,7 @@ class TrialSetting:
     """Another one after each resume."""
     shared_data: ActorHandle
     """Handle of the actor that keeps what trials share."""
-    shares: ActorShares
+    placement: Placement
     watchers: Callable[[Config, TrialRecord, str | None], Sequence[Watcher]]
     """Of a trial's federation and MLflow's URI, made in the trial's process."""
 
@@ -79,7 +82,8 @@ def run_trial(sampled: Mapping[str, Any], setting: TrialSetting) -> None:
     engine: Engine = InProcess()
     if config.federation.engine == "ray":
         prepared = with_shared_pixels(setting.shared_data, prepared)
-        engine = InTrial(setting.shares, f"{setting.search.name}-{record.name}")
+        shares = trial_shares(config, setting.placement)
+        engine = InTrial(shares, f"{setting.search.name}-{record.name}")
     if begun:
         checkpoint = federation_spec(prepared, folder.path.name).last_checkpoint(folder)
         reporter.replay(0 if checkpoint is None else checkpoint.round)
@@ -87,6 +91,17 @@ def run_trial(sampled: Mapping[str, Any], setting: TrialSetting) -> None:
         prepared, folder.path, resume=begun, overwrite=not begun, address=None, engine=engine,
         watchers=[*setting.watchers(config, record, uri_of(setting.shared_data)), reporter],
     )  # fmt: skip
+
+
+def needs_of_trial(config: Config) -> list[TierNeed]:
+    """What a trial's tiers ask for; its clients' people are taken to be as many."""
+    plans = plan_clients(config)
+    return needs_of(config, plans, np.ones(len(plans)), None)
+
+
+def trial_shares(config: Config, placement: Placement) -> ActorShares:
+    """What a trial's actors ask for."""
+    return placement.shares(needs_of_trial(config), config.resources.clients_per_actor)
 
 
 @dataclass

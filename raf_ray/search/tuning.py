@@ -11,11 +11,10 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raf_ray.cluster.planner import Placement
+from raf_ray.cluster.trials import Placement
 from raf_ray.config import Config
 from raf_ray.errors import RunError, one_line
 from raf_ray.experiment.watching import Watcher
-from raf_ray.request.plans import plan_clients
 from raf_ray.search.display import SearchDisplay
 from raf_ray.search.ledger import Ledger, TrialRecord
 from raf_ray.search.spec import Search
@@ -58,13 +57,16 @@ def run_trials(
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         shared_data = SharedDataActor.options(scheduling_strategy=here).remote()
         ray.get(shared_data.keep_uri.remote(uri))
-        setting = TrialSetting(search, output, Path.cwd(), uuid.uuid4().hex, shared_data, placement.shares, watchers)
+        setting = TrialSetting(search, output, Path.cwd(), uuid.uuid4().hex, shared_data, placement, watchers)
 
         def bundles(sampled: Mapping[str, Any]) -> Any:
             from raf_ray.search.space import unlabel
+            from raf_ray.search.trial import trial_shares
 
-            config = search.trial_config(unlabel(search.space, sampled))
-            return tune.PlacementGroupFactory(placement.bundles(len(plan_clients(config))), strategy=placement.strategy)
+            shares = trial_shares(search.trial_config(unlabel(search.space, sampled)), placement)
+            labels = placement.labels(shares)
+            more = {"bundle_label_selector": labels} if labels else {}
+            return tune.PlacementGroupFactory(placement.bundles(shares), strategy=placement.strategy, **more)
 
         def trial(sampled: Mapping[str, Any]) -> None:
             run_trial(sampled, setting)

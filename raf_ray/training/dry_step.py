@@ -1,0 +1,53 @@
+"""What a step of a client needs of its device, measured by taking a few."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from raf_ray.training.clients import ClientData, ClientPlan
+from raf_ray.training.optimizer import build_optimizer
+from raf_ray.training.spec import ClientSpec
+
+STEPS = 3
+"""The first makes the optimiser's moments and the libraries' workspaces, and levels may be drawn: a choice."""
+
+CONTEXT_BYTES = 0.6e9
+"""That a CUDA context and its libraries take beside PyTorch's own allocations: a measured 0.5 GB, and room."""
+MARGIN = 1.15
+"""For what the allocator does not give back between sizes: a choice."""
+
+
+@dataclass(frozen=True)
+class DryStep:
+    """The largest need of some steps."""
+
+    gpu_share: float
+    """Of a whole GPU's memory; 0 where there is none"""
+    peak_bytes: int
+    """That PyTorch allocated on the GPU"""
+
+
+def dry_step(spec: ClientSpec, plan: ClientPlan, data: ClientData) -> DryStep:
+    """Take a client's first steps on a model of its own and measure their memory."""
+    client = spec.build(plan, data)
+    device = client.device
+    if device.type != "cuda":
+        return DryStep(0.0, 0)
+    torch.cuda.reset_peak_memory_stats(device)
+    rng = np.random.default_rng(0)
+    optimizer = build_optimizer(client.model, spec.training.optimizer)
+    for _, batch in zip(range(STEPS), client.task.epoch(rng), strict=False):
+        step = client.task.step(client.model, batch, rng)
+        optimizer.zero_grad(set_to_none=True)
+        step.loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    peak = torch.cuda.max_memory_allocated(device)
+    return DryStep(gpu_share(peak, torch.cuda.get_device_properties(device).total_memory), peak)
+
+
+def gpu_share(peak_bytes: float, total_bytes: float) -> float:
+    """The share of a GPU that a process of such a peak takes, in whole hundredths."""
+    return min(1.0, int(100 * (MARGIN * peak_bytes + CONTEXT_BYTES) / total_bytes + 1) / 100)
