@@ -257,12 +257,12 @@ def test_a_proposal_that_differs_from_the_ledger_supersedes_it(tmp_path):
 def test_asha_does_not_stop_a_trial_in_what_it_tells_again():
     from ray.tune.schedulers import TrialScheduler
 
-    from raf_ray.search.proposer import scheduler_of
+    from raf_ray.search.scheduler import Room, scheduler_of
 
     search = check_search("tiny", asked(scheduler="asha", asha={"grace_period": 1, "reduction_factor": 2}))
 
     def decisions(replayed, last=False):
-        scheduler = scheduler_of(search, rounds=3)
+        scheduler = scheduler_of(search, 3, Room(60, lambda trial, why: None))
         made = []
         for name, score in (("good", 0.9), ("bad", 0.1)):
             trial = type("Trial", (), {"trial_id": name, "status": "RUNNING", "metric_analysis": {}})()

@@ -105,6 +105,24 @@ def test_the_mean_does_not_depend_on_who_shares_an_actor(groups):
     assert together.clients == 5
 
 
+@pytest.mark.parametrize(("size", "kind"), [(1e-6, np.int32), (1.0, np.int64)])
+def test_a_partial_sum_goes_in_half_the_bytes_where_it_fits_and_is_the_same(size, kind):
+    rng = np.random.default_rng(0)
+    ups = [Up(str(i), 0, {"weights": (size * rng.normal(size=100)).astype(np.float32)}, np.zeros(0, np.int64))
+           for i in range(6)]  # fmt: skip
+    parts = [ExactSum(), ExactSum()]
+    whole, merged = ExactSum(), ExactSum()
+    for i, up in enumerate(ups):
+        parts[i % 2].add(up, {"weights": 1 / 6})
+        whole.add(up, {"weights": 1 / 6})
+    for part in parts:
+        sent = part.narrowed()
+        assert sent.sums["weights"].total.dtype == kind
+        merged.merge(sent)
+    assert (merged.sums["weights"].total == whole.sums["weights"].total).all()
+    assert merged.sums["weights"].total.dtype == np.int64
+
+
 def test_the_mean_is_exact_to_the_fixed_points_resolution():
     found = updates()
     total = ExactSum()

@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,10 @@ class TwoNodes:
         """End the second node as a power cut would: all its processes at once."""
         kill_all(self.second)
 
+    def restart_second(self) -> None:
+        """Start Ray on the second node again."""
+        start_second(self.second, self.environment)
+
     def _command(self, module: str, words: Sequence[str]) -> list[str]:
         return ["ip", "netns", "exec", self.head, sys.executable, "-m", module, *words]
 
@@ -86,6 +91,11 @@ def ray_start(namespace: str, environment: dict[str, str], *words: str) -> None:
                f"--num-cpus={CPUS}", "--object-store-memory=100000000", "--disable-usage-stats", *words]  # fmt: skip
     done = subprocess.run(command, env=environment, cwd=REPOSITORY, text=True, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def start_second(namespace: str, environment: dict[str, str]) -> None:
+    place = Path(environment["RAY_TMPDIR"]) / f"b{next(numbers)}"
+    ray_start(namespace, environment, f"--address={HEAD}:{PORT}", f"--node-ip-address={SECOND}", f"--temp-dir={place}")
 
 
 @contextmanager
@@ -116,8 +126,7 @@ def cluster() -> Iterator[TwoNodes]:
                 ip("-n", namespace, "link", "set", link, "up")
         ray_start(head, environment, "--head", f"--node-ip-address={HEAD}", f"--port={PORT}",
                   "--include-dashboard=false", f"--temp-dir={folder / 'a'}")  # fmt: skip
-        ray_start(second, environment, f"--address={HEAD}:{PORT}", f"--node-ip-address={SECOND}",
-                  f"--temp-dir={folder / 'b'}")  # fmt: skip
+        start_second(second, environment)
         yield TwoNodes(head, second, f"{HEAD}:{PORT}", environment)
     finally:
         for namespace in made:
@@ -169,50 +178,70 @@ def test_clients_that_fit_on_no_node_are_refused_though_their_sum_fits(two_nodes
     assert not (tmp_path / "run").exists()
 
 
-def test_a_lost_node_changes_the_time_and_not_the_bits(tmp_path):
-    words = [*WORDS, CLIENTS, "federation.rounds=8", "data.people_per_client=24"]
+def run_on(nodes: TwoNodes, folder: Path, words: Sequence[str], at: dict[str, Callable[[], None]]) -> tuple[int, str]:
+    """Run a federation and do something when a line of its output holds a text; its exit code and output."""
+    process = nodes.start("raf_ray.run", "--address", nodes.address, "--output", str(folder), *words)
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        for text, act in at.items():
+            if text in line:
+                act()
+    return process.wait(), "".join(seen)
+
+
+LONG = (*WORDS, CLIENTS, "federation.rounds=8", "data.people_per_client=24")
+KEEPS = ("algorithm.name=scaffold", "optimizer.reset_each_round=false", "federation.checkpoint_every=2")
+
+
+@pytest.mark.parametrize(("more", "at"), [((), "round 2/8"), (KEEPS, "round 2/8"), (KEEPS, "round 3/8")])
+def test_a_lost_node_changes_the_time_and_not_the_bits(more, at, tmp_path):
+    """Where clients keep vectors, those that the node held are read from the checkpoint or made again."""
+    words = [*LONG, *more]
     with cluster() as nodes:
-        where = ["--address", nodes.address, "--output", str(tmp_path / "run")]
-        process = nodes.start("raf_ray.run", *where, *words)
-        assert process.stdout is not None
-        seen = []
-        for line in process.stdout:
-            seen.append(line)
-            if "round 2/8" in line:
-                nodes.kill_second()
-        assert process.wait() == 0, "".join(seen)
+        code, said = run_on(nodes, tmp_path / "run", words, {at: nodes.kill_second})
+        assert code == 0, said
         lost = clients_by_node(tmp_path / "run")[SECOND]
         assert len(lost) == 2
-        warned = {client for client in lost if any(f"{client}: trained again" in line for line in seen)}
-        assert warned == lost
-        assert f"node {SECOND} was lost" in (tmp_path / "run" / "run.log").read_text()
-        assert "Traceback" not in "".join(seen)
+        told = (tmp_path / "run" / "run.log").read_text()
+        if more:
+            assert all(f"what client {client} keeps was lost with its node" in told for client in lost)
+        else:
+            assert {client for client in lost if f"{client}: trained again" in said} == lost
+        assert f"node {SECOND} was lost" in told
+        assert "Traceback" not in said
+    reference = run_federation(tiny(*words, "federation.engine=in_process"), tmp_path / "reference")
+    assert_same(tmp_path / "run", reference.folder)
+
+
+def test_a_node_that_comes_back_is_used_again(tmp_path):
+    words = [*LONG, "federation.rounds=24"]
+    with cluster() as nodes:
+        at = {"round 2/24": nodes.kill_second, "round 4/24": nodes.restart_second}
+        code, said = run_on(nodes, tmp_path / "run", words, at)
+        assert code == 0, said
+        assert f"on node {SECOND} again: client-" in (tmp_path / "run" / "run.log").read_text()
     reference = run_federation(tiny(*words, "federation.engine=in_process"), tmp_path / "reference")
     assert_same(tmp_path / "run", reference.folder)
 
 
 def test_without_retries_a_lost_node_ends_the_run_in_one_sentence_and_the_other_resumes_it(tmp_path):
-    words = [*WORDS, CLIENTS, "federation.rounds=8", "data.people_per_client=24", "resources.retries=0"]
+    words = [*LONG, "resources.retries=0"]
     with cluster() as nodes:
-        where = ["--address", nodes.address, "--output", str(tmp_path / "run")]
-        process = nodes.start("raf_ray.run", *where, *words)
-        assert process.stdout is not None
-        seen = []
-        for line in process.stdout:
-            seen.append(line)
-            if "round 2/8" in line:
-                nodes.kill_second()
-        assert process.wait() == 1, "".join(seen)
+        code, said = run_on(nodes, tmp_path / "run", words, {"round 2/8": nodes.kill_second})
+        assert code == 1, said
         lost = clients_by_node(tmp_path / "run")[SECOND]
-        last = seen[-1].strip()
+        last = said.splitlines()[-1].strip()
         assert len(lost) == 2
         assert re.match(rf"failed: node {SECOND} was lost (in round [3-8]|after round [2-8]), and with it ", last)
         assert set(re.findall(r"(client-\w+-\d+) \(tier (?:high|mid)\)", last)) == lost
-        assert "Traceback" not in "".join(seen)
+        assert "Traceback" not in said
         results = json.loads((tmp_path / "run" / "results.json").read_text())
         assert results["status"] == "failed" and f"failed: {results['error']}" == last
 
-        resumed = nodes.run("raf_ray.run", *where, "--resume")
+        resumed = nodes.run("raf_ray.run", "--address", nodes.address, "--output", str(tmp_path / "run"),
+                            *words, "--resume")  # fmt: skip
         assert resumed.returncode == 0, resumed.stdout + resumed.stderr
         assert clients_by_node(tmp_path / "run")[HEAD] > lost
     reference = run_federation(tiny(*words, "federation.engine=in_process"), tmp_path / "reference")
@@ -237,3 +266,23 @@ def test_a_search_over_two_nodes_keeps_its_run_folders_on_the_commands_node(two_
     alone = config.model_copy(update={"federation": config.federation.model_copy(update={"engine": "in_process"})})
     reference = run_federation(alone, tmp_path / "reference")
     assert_same(tmp_path / "out" / trials(tmp_path / "out")[0]["folder"], reference.folder)
+
+
+def test_a_trial_that_the_cluster_can_no_longer_hold_fails_and_the_search_ends_with_the_others(tmp_path):
+    """The one that trains goes on with the hosts that it has left; the next finds no room."""
+    text = TINY.replace("rounds: 3, engine: in_process", "rounds: 8, clients: {high: 2, mid: 2}").replace(
+        "num_samples: 4", "num_samples: 2"
+    )
+    words = ["resources.client_cpus=0.7", "max_concurrent_trials=1", "base.resources.wait_for_room_s=5"]
+    with cluster() as nodes:
+        process = nodes.start("raf_ray.tune", str(search_file(tmp_path, text=text)), "--address", nodes.address,
+                              "--output", str(tmp_path / "out"), *words)  # fmt: skip
+        folder = tmp_path / "out" / "trial-000"
+        while process.poll() is None and not (folder / "scores.csv").is_file():
+            time.sleep(0.2)
+        nodes.kill_second()
+        said = process.communicate(timeout=240)[0]
+    first, second = trials(tmp_path / "out")
+    assert first["status"] == "finished", said
+    assert second["status"] == "failed" and second["note"].startswith("no room for it in 5 s"), said
+    assert "down to 1 node (2 CPUs" in second["note"] and process.returncode == 0, said

@@ -75,7 +75,7 @@ class FixedSum:
     """A running weighted sum of vectors of one name."""
 
     total: np.ndarray
-    """(n,) int64 in units of 2^-40"""
+    """(n,) int64 in units of 2^-40; int32 where it was `narrowed`"""
     weight: int
     """Sum of the weights, in the same units"""
     bound: int
@@ -87,6 +87,14 @@ class FixedSum:
         self.total += other.total
         self.weight += other.weight
         self.bound += other.bound
+
+    def copy(self) -> FixedSum:
+        """A sum of its own, in int64."""
+        return FixedSum(self.total.astype(np.int64), self.weight, self.bound)
+
+    def narrowed(self) -> FixedSum:
+        """The same numbers in half the bytes, where they fit: sums of small updates, or of a small part of a cohort."""
+        return self if self.bound >= 2**31 else FixedSum(self.total.astype(np.int32), self.weight, self.bound)
 
     def mean(self) -> np.ndarray:
         """(n,) float64"""
@@ -119,13 +127,17 @@ class ExactSum:
         if other.counters is not None:
             self._merge(other.sums, other.counters, other.clients)
 
+    def narrowed(self) -> ExactSum:
+        """The same, as it goes over a wire; only to be merged into another."""
+        return ExactSum({name: part.narrowed() for name, part in self.sums.items()}, self.counters, self.clients)
+
     def mean(self) -> dict[str, np.ndarray]:
         """Name -> (n,) float64 weighted mean of those who answered, whoever they were."""
         return {name: part.mean() for name, part in self.sums.items()}
 
     def _merge(self, sums: Mapping[str, FixedSum], counters: np.ndarray, clients: int) -> None:
         if self.counters is None:
-            self.sums = {name: FixedSum(part.total.copy(), part.weight, part.bound) for name, part in sums.items()}
+            self.sums = {name: part.copy() for name, part in sums.items()}
             self.counters = counters.copy()
         else:
             for name, part in sums.items():

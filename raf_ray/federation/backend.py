@@ -5,7 +5,7 @@ Both train by the same `Host` and score by the same scorer, so they give the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,6 +17,9 @@ from raf_ray.federation.host import Host, Trained, Turn
 from raf_ray.federation.spec import ClientInfo, FederationSpec
 from raf_ray.resolution import Size
 from raf_ray.training.exchange import Down
+
+Recall = Callable[[str], tuple[int, Memory] | None]
+"""Client -> (round, what it kept after it) as it is on disk; None: nothing is."""
 
 
 class ClientError(RunError):
@@ -68,8 +71,8 @@ class Backend(Protocol):
     def memory(self, client: str) -> Memory:
         """What a client that has trained keeps, for a checkpoint."""
 
-    def restore(self, client: str, memory: Memory) -> None:
-        """Give a client back what `memory` returned."""
+    def restore(self, client: str, memory: Memory, done: int) -> None:
+        """Give a client back what `memory` returned after round `done`."""
 
     def close(self) -> None: ...
 
@@ -111,7 +114,7 @@ class InProcessBackend:
     def memory(self, client: str) -> Memory:
         return self._memories[client]
 
-    def restore(self, client: str, memory: Memory) -> None:
+    def restore(self, client: str, memory: Memory, done: int) -> None:
         self._memories[client] = memory
 
     def close(self) -> None: ...

@@ -213,6 +213,8 @@ class Crew:
             self._building[self._begin(number)] = number
             return
         host.alive, host.node = True, _raylet(node)
+        if host.deaths:
+            log.info("on node %s again: %s", host.node.address, host.name)
 
     # --- what is said ---------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from raf_ray.errors import RunError
 from raf_ray.evaluation.scores import Scores
-from raf_ray.federation.backend import Backend, ClientError, Lost
+from raf_ray.federation.backend import Backend, ClientError, Lost, Recall
 from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.events import (
     ActorLost,
@@ -49,7 +49,8 @@ class Federation:
     """One federation, from its initial state (or a checkpoint) to its results."""
 
     spec: FederationSpec
-    make_backend: Callable[[], Backend]
+    make_backend: Callable[[Recall], Backend]
+    """Given what reads from disk what a client keeps"""
     folder: RunFolder
     checkpoint: Checkpoint | None = None
     _stopped: threading.Event = field(default_factory=threading.Event)
@@ -74,7 +75,7 @@ class Federation:
     def _run(self) -> Iterator[Event]:
         try:
             self.folder.begin_results(self._results("running"))
-            self._backend = self.make_backend()
+            self._backend = self.make_backend(self._memories.last)
             self._check_stopped()
             yield from self._rounds(self._backend)
         except KeyboardInterrupt:
@@ -223,7 +224,7 @@ class Federation:
         if saved is not None:
             start = (saved.buffer, saved.server, saved.round)
             for name, memory in self._memories.read(saved.clients):
-                backend.restore(name, memory)
+                backend.restore(name, memory, saved.clients[name])
         return Server(spec.algorithm, spec.layout, len(spec.clients), *start, spec.transforms, spec.rounds.seed)
 
     def _save(self, backend: Backend, server: Server) -> None:

@@ -33,7 +33,7 @@ class InProcess:
     """All clients one after the other in this process: for a debugger, and as the reference."""
 
     def run(self, spec: FederationSpec, folder: RunFolder, checkpoint: Checkpoint | None) -> Generator[Event]:
-        yield from Federation(spec, partial(InProcessBackend, spec), folder, checkpoint).run()
+        yield from Federation(spec, lambda recall: InProcessBackend(spec), folder, checkpoint).run()
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class Host:
             receipts.append(receipt)
             done(receipt)
             self._make_room(turn.number)
-        return Trained(alone if alone is not None else total, tuple(receipts), tuple(failures)), kept
+        return Trained(alone if alone is not None else total.narrowed(), tuple(receipts), tuple(failures)), kept
 
     def _make_room(self, last: int) -> None:
         self._held_mb -= self._mb.get(last, 0.0)

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ObjectLostError, RayError
 
 from raf_ray.algorithms.interface import Memory
 from raf_ray.cluster.shares import ActorShares
 from raf_ray.evaluation.scores import Scores
 from raf_ray.federation.aggregation import Weigher
-from raf_ray.federation.backend import Lost, NodeError
+from raf_ray.federation.backend import Lost, NodeError, Recall
 from raf_ray.federation.crew import Crew
 from raf_ray.federation.dispatch import Dispatch
 from raf_ray.federation.host import Trained, Turn
+from raf_ray.federation.kept import Kept, Source
 from raf_ray.federation.spec import ClientInfo, FederationSpec
 from raf_ray.resolution import Size
 from raf_ray.training.exchange import Down
@@ -33,7 +34,9 @@ class Call:
     host: int
     clients: list[str]
     memories: list[Any]
-    """References to what each client keeps"""
+    """References to what each client keeps then"""
+    sources: list[Source]
+    """What each one's round is made from"""
 
 
 @dataclass
@@ -66,10 +69,10 @@ class Round:
 class RayBackend:
     """A `raf_ray.federation.backend.Backend` on a Ray cluster; see `Crew` for its arguments."""
 
-    def __init__(self, spec: FederationSpec, shares: ActorShares, namespace: str) -> None:
+    def __init__(self, spec: FederationSpec, shares: ActorShares, namespace: str, recall: Recall) -> None:
+        """`recall`: what a client kept, as it is on disk."""
         self._spec, self._tiers = spec, spec.tiers
-        self._memories: dict[str, Any] = {}
-        """Client -> reference to what it keeps"""
+        self._kept = Kept(recall, self._again)
         self._homes = np.full(len(spec.clients), NOWHERE, np.int32)
         """(clients,) host where each trained last"""
         self._seconds = np.full(len(spec.clients), np.nan)
@@ -105,10 +108,14 @@ class RayBackend:
                 call = now.calls.pop(reference)
                 try:
                     trained: Trained = ray.get(reference)
+                except ObjectLostError:  # of what a client keeps, which was on a node that is gone
+                    self._kept.recover([client for client in call.clients if self._kept.reference(client) is not None])
+                    now.waiting[hosts[call.host].share.tier].put_back(call.host, call.clients)
+                    continue
                 except RayError as error:
                     yield self._lost(now, call, error)
                     continue
-                self._keep(now, call, trained)
+                self._keep(call, trained)
                 yield trained
 
     def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> object:
@@ -130,12 +137,12 @@ class RayBackend:
 
     def memory(self, client: str) -> Memory:
         try:
-            return dict(ray.get(self._memories[client]))
+            return self._kept.value(client)
         except RayError as error:
             raise self._crew.sentence(client, error, None) from error
 
-    def restore(self, client: str, memory: Memory) -> None:
-        self._memories[client] = ray.put(memory)
+    def restore(self, client: str, memory: Memory, done: int) -> None:
+        self._kept.restore(client, memory, done)
 
     def close(self) -> None:
         self._crew.close()
@@ -166,29 +173,51 @@ class RayBackend:
         return {client.name: int(home) for client in cohort if (home := self._homes[client.number]) != NOWHERE}
 
     def _call(self, now: Round, number: int, clients: list[str]) -> None:
-        turns = [Turn(client, now.cohort[client].number, now.cohort[client].people) for client in clients]
-        train = self._crew.hosts[number].actor.train
-        answer, *memories = train.options(name=f"train round {now.index + 1}", num_returns=1 + len(turns)).remote(
-            now.down,
-            now.index,
-            turns,
-            now.weigher,
-            self._spec.rounds.drops_failed,
-            *(self._memories.get(client) for client in clients),
-        )
-        now.calls[answer] = Call(number, clients, memories)
+        infos = [now.cohort[client] for client in clients]
+        sources = [
+            self._kept.source(info.name, now.down, now.index, Turn(info.name, info.number, info.people), now.weigher)
+            for info in infos
+        ]
+        answer, *memories = self._train(number, sources, [source.prior for source in sources])
+        now.calls[answer] = Call(number, clients, memories, sources)
 
-    def _keep(self, now: Round, call: Call, trained: Trained) -> None:
+    def _train(self, number: int, sources: Sequence[Source], priors: Sequence[Any]) -> list[Any]:
+        """Call a host with the rounds of some clients: references to its answer and to what each keeps then."""
+        first = sources[0]
+        train = self._crew.hosts[number].actor.train
+        turns = [source.turn for source in sources]
+        references: list[Any] = train.options(
+            name=f"train round {first.round_index + 1}", num_returns=1 + len(turns)
+        ).remote(first.down, first.round_index, turns, first.weigher, self._spec.rounds.drops_failed, *priors)
+        return references
+
+    def _again(self, source: Source, prior: Any) -> Any:
+        """Train a client's round once more, for what it keeps; a reference to that. Raises RunError."""
+        tries = 0
+        while True:
+            number = next((number for number, host in enumerate(self._crew.hosts) if host.alive), None)
+            if number is None:
+                self._crew.wait([])
+                continue
+            answer, memory = self._train(number, [source], [prior])
+            try:
+                ray.get(answer)
+                return memory
+            except RayError as error:
+                tries += 1
+                self._crew.mourn(number, source.turn.client, error, source.round_index, tries)
+
+    def _keep(self, call: Call, trained: Trained) -> None:
         """Where its clients live, how long they took, and what they keep."""
-        memories = dict(zip(call.clients, call.memories, strict=True))
+        made = {s.turn.client: (s, memory) for s, memory in zip(call.sources, call.memories, strict=True)}
         for receipt in trained.receipts:
-            client = receipt.client
-            number = now.cohort[client].number
+            source, memory = made[receipt.client]
+            number = source.turn.number
             self._homes[number], self._seconds[number] = call.host, receipt.seconds
             if receipt.keeps:
-                self._memories[client] = memories[client]
+                self._kept.put(receipt.client, memory, source)
             else:
-                self._memories.pop(client, None)
+                self._kept.drop(receipt.client)
 
     def _lost(self, now: Round, call: Call, error: RayError) -> Lost:
         """A call did not come back: its clients wait again. Raises RunError where one was tried too often."""

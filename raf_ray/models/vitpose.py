@@ -25,7 +25,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from raf_ray.models.deconv_head import HEATMAP_STRIDE, DeconvHead, check_image_size
 
@@ -174,6 +173,8 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, mlp_ratio: int, drop_path: float) -> None:
         super().__init__()
+        from torchvision.ops import StochasticDepth  # late: over a second, which no other model needs
+
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)

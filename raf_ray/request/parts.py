@@ -19,6 +19,7 @@ from raf_ray.errors import InputError, one_line
 from raf_ray.evaluation.scorer import CutShard
 from raf_ray.evaluation.spec import ScorerSpec
 from raf_ray.models import ModelSpec
+from raf_ray.models.checkpoint import load_checkpoint, percent
 from raf_ray.objectives import Switches
 from raf_ray.paths import given_path
 from raf_ray.plugins import is_import_path, load_object
@@ -40,8 +41,6 @@ def initial_model(config: ModelConfig, num_joints: int, seed: int) -> tuple[nn.M
     model = model_spec(config, num_joints).build()
     if config.checkpoint is None:
         return model, ()
-    from raf_ray.models.checkpoint import load_checkpoint, percent  # late: torchvision takes two seconds
-
     report = load_checkpoint(model, given_path(config.checkpoint, "model.checkpoint"), config.partial)
     kept = [*report.missing, *report.mismatched]
     notes = [f"model.checkpoint: {len(report.loaded)} entries loaded from {config.checkpoint}"]

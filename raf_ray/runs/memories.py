@@ -76,6 +76,14 @@ class ClientMemories:
         self._kept, self._saved = dict(rounds), dict(rounds)
         return self._files.read(rounds)
 
+    def last(self, client: str) -> tuple[int, Memory] | None:
+        """(round, what a client kept after it) as the last checkpoint has it; None: it has nothing of it."""
+        done = self._saved.get(client)
+        if done is None:
+            return None
+        ((_, memory),) = self._files.read({client: done})
+        return done, memory
+
     def save(self, memory_of: Callable[[str], Memory]) -> dict[str, int]:
         """Write what clients kept since the last time, one by one; client -> round, for the checkpoint."""
         for client, done in self._kept.items():

@@ -1,4 +1,4 @@
-"""Who proposes trials and who stops them: Tune's searcher and scheduler, by the ledger."""
+"""Who proposes trials: Tune's searcher, by the ledger."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raf_ray.config.loading import config_hash
@@ -36,6 +35,8 @@ class Proposer(Searcher):  # type: ignore[misc]
         self._asked: dict[str, str] = {}
         """Tune's trial id -> Optuna's"""
         self._records: dict[str, TrialRecord] = {}
+        self.given_up: dict[str, str] = {}
+        """Tune's trial id -> why it will not run"""
 
     def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
         return True
@@ -117,27 +118,4 @@ def _optuna(search: Search, known: Sequence[Params]) -> Any:
         mode=search.modes if several else search.modes[0],
         points_to_evaluate=[relabel(search.space, params) for params in known] or None,
         sampler=sampler,
-    )
-
-
-class ReplayingAsha(ASHAScheduler):  # type: ignore[misc]
-    """ASHA that stops no trial in a history that is told again (that was decided before), nor one that is done."""
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        decision = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if result["replayed"] or result["last"] else decision
-
-
-def scheduler_of(search: Search, rounds: int) -> TrialScheduler:
-    """Tune's scheduler; `rounds` is the longest trial's."""
-    if search.config.scheduler == "none":
-        return FIFOScheduler()
-    asha = search.config.asha
-    return ReplayingAsha(
-        time_attr="round",
-        metric=search.metrics[0],
-        mode=search.modes[0],
-        grace_period=asha.grace_period,
-        reduction_factor=asha.reduction_factor,
-        max_t=rounds + 1,  # never reached
     )

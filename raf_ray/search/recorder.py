@@ -46,7 +46,9 @@ class Recorder(Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         record = self._proposer.record_of(trial.trial_id)
         folder = self._ledger.folder_of(record)
-        if (folder.results() or {}).get("status") == "completed":
+        if trial.trial_id in self._proposer.given_up:
+            self._set(trial, "failed", self._proposer.given_up[trial.trial_id])
+        elif (folder.results() or {}).get("status") == "completed":
             self._set(trial, "finished")
         else:
             folder.mark_ended("stopped", f"stopped after round {record.round}: others did better")

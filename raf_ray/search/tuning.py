@@ -89,17 +89,19 @@ def _tuner(
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
-    from raf_ray.search.proposer import scheduler_of
     from raf_ray.search.recorder import Recorder
+    from raf_ray.search.scheduler import Room, scheduler_of
 
     def name(trial: Any) -> str:
         return proposer.record_of(trial.trial_id).name
 
+    room = Room(search.base_config().resources.wait_for_room_s, proposer.given_up.__setitem__)
+    rounds = max(search.rounds_of(params) for params in search.drawn)
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=proposer,
-            scheduler=scheduler_of(search, max(search.rounds_of(params) for params in search.drawn)),
+            scheduler=scheduler_of(search, rounds, room),
             num_samples=search.num_trials,
             max_concurrent_trials=search.config.max_concurrent_trials,
             time_budget_s=search.config.time_budget_s,
