@@ -118,5 +118,6 @@ def _is_there(reference: Any) -> bool:
 
 def _gone(client: str) -> RunError:
     return RunError(
-        f"what client {client} keeps was lost with its node and is not on disk; --resume goes on from the last checkpoint"
+        f"what client {client} keeps was lost with its node and is not on disk; --resume goes on from the last "
+        "checkpoint"
     )
