@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -331,6 +332,70 @@ def test_in_process_a_trial_is_one_bundle():
 def test_a_trial_that_no_cluster_state_can_hold_is_refused_with_the_arithmetic(nodes, words, resources, sentence):
     with pytest.raises(InputError, match=re.escape(sentence)):
         placed(nodes, words=words, **resources)
+
+
+@pytest.mark.parametrize(("words", "bundles"), [
+    ("resources.clients_per_actor=2", 2), ("resources.clients_per_actor=auto", 3), ("federation.clients={high: 18}", 2),
+])  # fmt: skip
+def test_clients_of_a_trial_share_actors_as_those_of_a_run_do(words, bundles):
+    assert len(placed([{"CPU": 2.0}], words=[words])[1]) == 2 + bundles
+
+
+def test_a_trials_bundles_have_their_tiers_shares_and_labels():
+    words = ["resources.gpus_per_client={high: 0.5, mid: 0.3, low: 0.2}", "resources.labels={high: {kind: big}}"]
+    config = load_config(overrides=words)
+    nodes = [{"node:here": 1.0, "CPU": 8.0, "GPU": 1.0, "label:kind=big": math.inf}]
+    placement = plan_trials(trial_request([config], TrialResources(), None), nodes, "node:here")
+    shares = trial_shares(config, placement)
+    assert [bundle.get("GPU") for bundle in placement.bundles(shares)] == [None, None, 0.5, 0.3, 0.2]
+    assert placement.labels(shares) == [{}, {}, {"kind": "big"}, {}, {}]
+    with pytest.raises(InputError, match="no node of the cluster has kind=big, which tier high asks for"):
+        placed([{"CPU": 8.0, "GPU": 1.0}], words=words)
+    with pytest.raises(InputError, match="which a search does not"):
+        placed([{"CPU": 8.0}], words=["resources.gpus_per_client=auto"])
+
+
+class Waits:
+    """A trial and its controller, as `Room` sees them."""
+
+    trial_id, status = "t0", "PENDING"
+
+    def __init__(self, cpus: float) -> None:
+        self.placement_group_factory = type("Factory", (), {"bundles": [{"CPU": cpus}]})()
+        self.stopped: list[object] = []
+
+    def get_trials(self):
+        return [self]
+
+    def stop_trial(self, trial):
+        self.stopped.append(trial)
+
+
+def test_a_trial_that_the_cluster_cannot_hold_is_given_up_after_the_wait(monkeypatch):
+    from raf_ray.search import scheduler
+
+    clock, given_up = [100.0], {}
+    monkeypatch.setattr(scheduler, "all_nodes", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr(scheduler.time, "monotonic", lambda: clock[0])
+    room, waits = scheduler.Room(60, given_up.__setitem__), Waits(3.0)
+    for second in range(61):
+        clock[0] = 100.0 + second
+        room.look(waits)
+    assert waits.stopped == [] and not given_up
+    clock[0] = 162.0
+    room.look(waits)
+    assert waits.stopped == [waits] and given_up["t0"].startswith("no room for it in 60 s")
+
+
+def test_a_trial_that_waits_for_others_alone_is_not_given_up(monkeypatch):
+    from raf_ray.search import scheduler
+
+    monkeypatch.setattr(scheduler, "all_nodes", lambda: [{"CPU": 2.0}])
+    room, fits = scheduler.Room(0, lambda trial, why: None), Waits(2.0)
+    for _ in range(3):
+        room._looked = 0.0
+        room.look(fits)
+    assert not fits.stopped
 
 
 def test_three_clients_of_a_third_of_a_gpu_fit_one():
