@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cloudpickle
@@ -129,3 +130,14 @@ def test_what_actors_are_sent_holds_no_config():
     named = {what: b"raf_ray.config" in cloudpickle.dumps(part) for what, part in sent.items()}
     assert named == dict.fromkeys(sent, False)
     assert b"raf_ray.config" in cloudpickle.dumps(prepared.config)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_trains_to_the_same_but_for_rounding_under_the_same_names(tmp_path):
+    words = ("model.name=tests.broken:OneConv", "federation.rounds=1", "optimizer.name=sgd")
+    in_process(tmp_path / "plain", *words)
+    in_process(tmp_path / "compiled", *words, "resources.compile=true")
+    plain, compiled = state(tmp_path / "plain"), state(tmp_path / "compiled")
+    assert plain.keys() == compiled.keys()
+    assert all(torch.allclose(plain[name], compiled[name], atol=1e-5) for name in plain)

@@ -40,6 +40,8 @@ class ResourcesConfig(Section):
     """Threads of a client's CPU work; part of the results' bits."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: autocast of forward passes."""
+    compile: bool = False
+    """torch.compile of the model, once for each size of a batch (on a GPU with CUDA graphs); other bits."""
     dashboard: Annotated[bool, Use.FREE] = True
     """Start the Ray dashboard with a private local cluster."""
     profile: Annotated[ProfileConfig | None, Use.FREE] = None

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.util.placement_group import get_current_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from raf_ray.cluster.names import EVALUATOR, ray_name
 from raf_ray.cluster.shares import ActorShares, HostShare
 from raf_ray.errors import RunError
 from raf_ray.federation.backend import ClientError, NodeError
 from raf_ray.federation.hosts import ClientActor, EvaluatorActor, cause_of
-from raf_ray.federation.spec import Clients, FederationSpec
+from raf_ray.federation.process import (
+    Process,
+    Raylet,
+    first_clients,
+    host_name,
+    no_room,
+    place_options,
+    raylet_of,
+    with_lost,
+)
+from raf_ray.federation.spec import FederationSpec
 
 log = logging.getLogger(__name__)
 
@@ -32,42 +36,11 @@ with its longest client, and on two cores a demo round is a tenth shorter so."""
 STILL_WAITING = 60.0
 """Seconds without news after which the log says who is waited for. Ray reports a death by itself."""
 
-NODE_ANSWERS_SECONDS = 3.0
-
 FIRST_PAUSE = 0.25
 """Seconds before a second try, doubled before each further one: a choice."""
 
 SHOWN = 8
 """Clients that an error names before it only counts them; run.log names all."""
-
-
-@dataclass(frozen=True)
-class Raylet:
-    """A node of the cluster and its raylet's port."""
-
-    address: str
-    port: int
-
-    def answers(self) -> bool:
-        """Whether its raylet still listens. Ray itself notices a lost node only after missed health checks."""
-        try:
-            socket.create_connection((self.address, self.port), timeout=NODE_ANSWERS_SECONDS).close()
-        except OSError:
-            return False
-        return True
-
-
-@dataclass
-class Process:
-    """An actor through its deaths."""
-
-    name: str
-    share: HostShare
-    actor: Any = None
-    alive: bool = False
-    """Built, and not known to be dead"""
-    node: Raylet | None = None
-    deaths: int = 0
 
 
 class Crew:
@@ -81,9 +54,9 @@ class Crew:
         self._tiers = spec.tiers
         self._open = ray.put(spec.clients.open)
         self._has_one_each = len(shares.hosts) == len(spec.clients)
-        self._firsts = _first_clients(spec.clients, shares.hosts)
+        self._firsts = first_clients(spec.clients, shares.hosts)
         self.hosts = [
-            Process(spec.clients[first].name if self._has_one_each else _host_name(number, share), share)
+            Process(spec.clients[first].name if self._has_one_each else host_name(number, share), share)
             for number, (first, share) in enumerate(zip(self._firsts, shares.hosts, strict=True))
         ]
         self.evaluator = Process(EVALUATOR, HostShare(shares.evaluator_cpus, shares.evaluator_gpus))
@@ -95,10 +68,25 @@ class Crew:
         self._building = {self._begin(host): host for host in range(len(self.hosts))}
         # The evaluator is built while the first round trains; its first scoring waits for it.
         self._building_evaluator = self._begin_evaluator()
-        while self._building:
-            self.wait([])
+        self._wait_for_all()
         for node in dict.fromkeys(host.node for host in self.hosts if host.node is not None):
             log.info("on node %s: %s", node.address, ", ".join(self._living_on(node)))
+
+    def _wait_for_all(self) -> None:
+        """Until each host is built, or those that find no room in time are left to come later.
+
+        Raises RunError where without them nobody could train the clients of some tier.
+        """
+        begun, most = time.monotonic(), self._spec.hosts.wait_for_room_s
+        while self._building and (left := begun + most - time.monotonic()) > 0:
+            if ready := ray.wait(list(self._building), num_returns=1, timeout=left)[0]:
+                self._settle(ready[0])
+        for kind in {host.share.tier for host in self.hosts}:
+            own = [host for host in self.hosts if host.share.tier == kind]
+            if not any(host.alive for host in own):
+                raise no_room(own[0].name, most)
+        if self._building:
+            log.warning("no room yet for %s", ", ".join(self.hosts[i].name for i in self._building.values()))
 
     def wait(self, calls: list[Any]) -> list[Any]:
         """The next of `calls` that has come to something; none where instead a host is ready to be called.
@@ -140,8 +128,11 @@ class Crew:
     def ready_evaluator(self) -> Any:
         """The evaluator's actor, built."""
         if not self.evaluator.alive:
+            most = self._spec.hosts.wait_for_room_s
+            if not ray.wait([self.evaluator.actor.__ray_ready__.remote()], timeout=most)[0]:
+                raise no_room(EVALUATOR, most)
             try:
-                self.evaluator.node = _raylet(ray.get(self._building_evaluator))
+                self.evaluator.node = raylet_of(ray.get(self._building_evaluator))
             except RayError as error:
                 raise self.sentence(EVALUATOR, error, None, "could not start") from error
             self.evaluator.alive = True
@@ -179,7 +170,7 @@ class Crew:
             namespace=self._namespace,
             num_cpus=host.share.cpus,
             num_gpus=host.share.gpus or None,
-            **_place(2 + number, host.share),
+            **place_options(2 + number, host.share),
         ).remote(host.name, self._open, self._spec.hosts.cache_mb)
         longest = clients.cost.max()
         return host.actor.build.remote(first.number, self._has_one_each and first.cost < LONGEST_SHARE * longest)
@@ -190,7 +181,7 @@ class Crew:
             namespace=self._namespace,
             num_cpus=self.evaluator.share.cpus,
             num_gpus=self.evaluator.share.gpus or None,
-            **_place(1),
+            **place_options(1),
         ).remote(partial(self._spec.make_scorer, self.evaluator.share.gpus > 0))
         return self.evaluator.actor.build.remote()
 
@@ -212,7 +203,7 @@ class Crew:
             self._pause(host.deaths)
             self._building[self._begin(number)] = number
             return
-        host.alive, host.node = True, _raylet(node)
+        host.alive, host.node = True, raylet_of(node)
         if host.deaths:
             log.info("on node %s again: %s", host.node.address, host.name)
 
@@ -233,11 +224,11 @@ class Crew:
         if node is not None and not isinstance(error, RayTaskError) and not node.answers():
             return self._lost_node(node, round_index, error)
         if name not in self._tiers:
-            return _lost(RunError(f"the {name} {what}: {cause_of(error)}"), lost, error)
+            return with_lost(RunError(f"the {name} {what}: {cause_of(error)}"), lost, error)
         tier = self._tiers[name]
         if round_index is None:
-            return _lost(RunError(f"client {name} (tier {tier}) {what}: {cause_of(error)}"), lost, error)
-        return _lost(ClientError(name, tier, round_index, cause_of(error)), lost, error)
+            return with_lost(RunError(f"client {name} (tier {tier}) {what}: {cause_of(error)}"), lost, error)
+        return with_lost(ClientError(name, tier, round_index, cause_of(error)), lost, error)
 
     def _lost_node(self, node: Raylet, round_index: int | None, error: Exception) -> NodeError:
         names = self._living_on(node)
@@ -255,44 +246,3 @@ class Crew:
 
     def _living_on(self, node: Raylet) -> list[str]:
         return sorted(process.name for process in (*self.hosts, self.evaluator) if process.node == node)
-
-
-def _raylet(node_id: str) -> Raylet:
-    node = next(node for node in ray.nodes() if node["NodeID"] == node_id)
-    return Raylet(node["NodeManagerAddress"], node["NodeManagerPort"])
-
-
-def _lost(failure: RunError, name: str, error: Exception) -> RunError:
-    """The same with Ray's own words; saying that the actor is lost where its process is gone."""
-    failure.details = str(error)
-    if not isinstance(error, RayTaskError):
-        failure.lost = (name,)
-    return failure
-
-
-def _place(index: int, share: HostShare | None = None) -> dict[str, Any]:
-    """Options that place an actor: in a bundle of this process's placement group, where it lives in one.
-
-    A trial of a search has one: the driver's bundle, the evaluator's, one for each host. Without the index an
-    actor could take a larger actor's bundle, and that one would wait for ever. Elsewhere by the labels that it asks
-    for, or on the node that it is meant for while that is there.
-    """
-    group = get_current_placement_group()
-    if group is not None:
-        return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)}
-    if share is not None and share.labels:
-        return {"label_selector": dict(share.labels)}
-    if share is not None and share.node is not None:
-        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(share.node, soft=True)}
-    return {}
-
-
-def _first_clients(clients: Clients, shares: Sequence[HostShare]) -> list[int]:
-    """The client, by number, that each host opens first: its own, where it has but one."""
-    left = {tier: iter(np.flatnonzero(clients.tier == i).tolist()) for i, tier in enumerate(clients.tier_names)}
-    anyone = iter(range(len(clients)))
-    return [next(anyone if share.tier is None else left[share.tier]) for share in shares]
-
-
-def _host_name(number: int, share: HostShare) -> str:
-    return f"host-{number:03d}" if share.tier is None else f"host-{share.tier}-{number:03d}"

@@ -79,7 +79,7 @@ def loss_spec(config: ObjectiveConfig) -> LossSpec:
 
 def device_spec(config: Config) -> DeviceSpec:
     resources = config.resources
-    return DeviceSpec(resources.threads, wants_gpu(config), resources.precision == "bf16")
+    return DeviceSpec(resources.threads, wants_gpu(config), resources.precision == "bf16", resources.compile)
 
 
 def client_spec(config: Config, skeleton: Skeleton) -> ClientSpec:

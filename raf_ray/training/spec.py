@@ -26,6 +26,9 @@ from raf_ray.training.exchange import Workplace
 from raf_ray.training.pose import PoseTask
 from raf_ray.transforms.interface import Transform
 
+MOST_SHAPES = 64
+"""Shapes that a model is compiled for; others run as they are. A choice: far more than tiers and batches give."""
+
 
 @dataclass(frozen=True)
 class DeviceSpec:
@@ -33,6 +36,8 @@ class DeviceSpec:
     gpu: bool
     """Use one, where the process is shown one."""
     bf16: bool
+    compiled: bool = False
+    """Compile the model, once for each size of a batch"""
 
     def claim(self) -> torch.device:
         """The process's device, with its threads set. Ray shows a process only its own GPU."""
@@ -79,6 +84,8 @@ class ClientSpec:
         device = self.device.claim()
         if place.model is None:
             place.model = self.model.build()
+            if self.device.compiled:
+                compile_model(place.model, device)
         model = place.model
         assert isinstance(model, nn.Module)
         if data.open_shard is not None:
@@ -119,6 +126,15 @@ class OpenClients:
 
     def __call__(self, number: int, place: Workplace) -> Client[Batch]:
         return self.spec.build(self.plans[number], self.data[number], place)
+
+
+def compile_model(model: nn.Module, device: torch.device) -> None:
+    """torch.compile in place, so that its entries keep their names; on a GPU with CUDA graphs.
+
+    Each shape that is met is compiled by itself: levels of the tiers, times whole and last batches.
+    """
+    torch._dynamo.config.recompile_limit = MOST_SHAPES
+    model.compile(dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
 
 
 def margins_of(augmentation: Augmentation | None, size: Size) -> Margins:
