@@ -133,4 +133,7 @@ class Layout:
 
     def write(self, buffer: np.ndarray, model: nn.Module) -> None:
         """Load a buffer into a model of this layout."""
-        model.load_state_dict(self.tensors(buffer))
+        state = model.state_dict()
+        with torch.no_grad():
+            for name, values in self.tensors(buffer).items():
+                state[name].copy_(values)

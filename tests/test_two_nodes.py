@@ -288,5 +288,5 @@ def test_a_search_goes_on_with_the_hosts_that_a_lost_node_leaves(tmp_path):
         assert trial["status"] == "finished", said
         config = search.trial_config(trial["params"])
         alone = config.model_copy(update={"federation": config.federation.model_copy(update={"engine": "in_process"})})
-        reference = run_federation(alone, tmp_path / f"reference {trial['trial']}")
+        reference = run_federation(alone, tmp_path / f"reference {trial['number']}")
         assert_same(tmp_path / "out" / trial["folder"], reference.folder)

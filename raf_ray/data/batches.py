@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -53,9 +54,14 @@ class Level:
 
 def normalise(images: Tensor) -> Tensor:
     """(B, 3, h, w) float 0..255 -> zero mean and unit variance by ImageNet's statistics."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
-    return (images - mean) / std
+    mean, std = _statistics(images.device)
+    return (images - mean).div_(std)
+
+
+@lru_cache(maxsize=8)
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return mean, std
 
 
 def render_pyramid(batch: Batch, levels: Sequence[Size]) -> list[Level]:
@@ -82,8 +88,15 @@ class Batches:
     on_bad_image: Literal["stop", "skip"] = "stop"
     bad: set[int] = field(default_factory=set)
     """Indices of people left out because their picture is missing or cannot be decoded."""
-    _plain: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
-    _plain_bytes: int = 0
+    _plain: np.ndarray | None = field(default=None, repr=False)
+    """(M, H, W, 3) uint8 unaugmented crops of the first M people, as many as the shard's limit holds"""
+    _made: np.ndarray = field(init=False, repr=False)
+    """(N,) bool: of these, which are there"""
+    _labels: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    """Joints (N, K, 2) and weights (N, K) of the unaugmented crops"""
+
+    def __post_init__(self) -> None:
+        self._made = np.zeros(len(self.shard), bool)
 
     def __len__(self) -> int:
         """People with a readable picture, as far as known."""
@@ -92,7 +105,8 @@ class Batches:
     @property
     def cached_mb(self) -> float:
         """Memory that crops and patches take."""
-        return (self._plain_bytes + self.shard.cached_bytes) / 2**20
+        plain = 0 if self._plain is None else self._plain.nbytes
+        return (plain + self.shard.cached_bytes) / 2**20
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Every person once, in an order drawn from `rng`."""
@@ -104,52 +118,65 @@ class Batches:
 
     def collate(self, index: np.ndarray, rng: np.random.Generator) -> Batch | None:
         """The people at `index` as one batch; None where none of their pictures can be read."""
-        readable = np.array([self._is_readable(int(i)) for i in index])
-        index = index[readable]
+        if self.on_bad_image == "skip":
+            index = index[[self._is_readable(int(i)) for i in index]]
         if not len(index):
             return None
-        shard = self.shard
-        maps = shard.to_crop(index)
-        joints = apply(maps, shard.joints[index])
-        labelled = shard.visibility[index] > 0
         if self.augmentation is None:
-            crops = torch.from_numpy(np.stack([self._plain_crop(int(i)) for i in index])).to(self.device)
-        else:
-            drawn, mirrored = draw_affines(self.augmentation, joints, labelled, shard.size, shard.skeleton, rng)
-            joints = apply(drawn, joints)
-            order = shard.skeleton.flip_order
-            joints[mirrored] = joints[mirrored][:, order]
-            labelled = np.where(mirrored[:, None], labelled[:, order], labelled)
-            patches = [shard.patch(int(i)) for i in index]
-            crops = warp(patches, compose(drawn, maps), shard.size, self.device)
-        inside = np.all((joints >= -0.5) & (joints < (shard.size.width - 0.5, shard.size.height - 0.5)), -1)
-        return Batch(
-            crops=crops,
-            joints=torch.tensor(joints, dtype=torch.float32, device=self.device),
-            weights=torch.tensor(labelled & inside, dtype=torch.float32, device=self.device),
-            person_id=shard.person_id[index],
-        )
+            places, weights = self._plain_labels()
+            rows = torch.from_numpy(index)
+            plain = torch.from_numpy(self._plain_crops(index)).to(self.device)
+            return Batch(plain, places[rows], weights[rows], self.shard.person_id[index])
+        shard, maps = self.shard, self.shard.to_crop(index)
+        joints, labelled = apply(maps, shard.joints[index]), shard.visibility[index] > 0
+        drawn, mirrored = draw_affines(self.augmentation, joints, labelled, shard.size, shard.skeleton, rng)
+        joints = apply(drawn, joints)
+        order = shard.skeleton.flip_order
+        joints[mirrored] = joints[mirrored][:, order]
+        labelled = np.where(mirrored[:, None], labelled[:, order], labelled)
+        patches = [shard.patch(int(i)) for i in index]
+        crops = warp(patches, compose(drawn, maps), shard.size, self.device)
+        return Batch(crops, *self._on_device(joints, labelled), shard.person_id[index])
+
+    def _on_device(self, joints: np.ndarray, labelled: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Joints (n, K, 2) in crop pixels, and the weights (n, K) of those that are labelled and inside."""
+        size = self.shard.size
+        inside = np.all((joints >= -0.5) & (joints < (size.width - 0.5, size.height - 0.5)), -1)
+        place, weight = (torch.tensor(a, dtype=torch.float32, device=self.device) for a in (joints, labelled & inside))
+        return place, weight
+
+    def _plain_labels(self) -> tuple[Tensor, Tensor]:
+        if self._labels is None:
+            shard = self.shard
+            everyone = np.arange(len(shard))
+            self._labels = self._on_device(apply(shard.to_crop(everyone), shard.joints), shard.visibility > 0)
+        return self._labels
+
+    def _plain_crops(self, index: np.ndarray) -> np.ndarray:
+        """(n, H, W, 3) uint8 unaugmented crops, kept in place of their patches within the shard's limit."""
+        if self._plain is None:
+            size = self.shard.size
+            most = int(self.shard.cache_mb * 2**20 / (3 * size.pixels))
+            self._plain = np.empty((min(most, len(self.shard)), size.height, size.width, 3), np.uint8)
+        for i in index[~self._made[index]]:
+            if i < len(self._plain):
+                self._plain[i] = self._plain_crop(int(i))
+                self._made[i] = True
+        if self._made[index].all():
+            return np.asarray(self._plain[index])
+        return np.stack([self._plain[i] if self._made[i] else self._plain_crop(int(i)) for i in index])
 
     def _plain_crop(self, index: int) -> np.ndarray:
-        """(H, W, 3) unaugmented crop; kept in memory in place of its patch, within the shard's limit."""
-        crop = self._plain.get(index)
-        if crop is None:
-            one = np.array([index])
-            patch = self.shard.read(index)
-            crop = warp([patch], self.shard.to_crop(one), self.shard.size, torch.device("cpu"))[0].numpy()
-            if (len(self._plain) + 1) * crop.nbytes <= self.shard.cache_mb * 2**20:
-                self._plain[index] = crop
-                self._plain_bytes += crop.nbytes
-        return crop
+        """(H, W, 3)"""
+        maps = self.shard.to_crop(np.array([index]))
+        return warp([self.shard.read(index)], maps, self.shard.size, torch.device("cpu"))[0].numpy()
 
     def _is_readable(self, index: int) -> bool:
         if index in self.bad:
             return False
-        if self.on_bad_image == "stop":
-            return True
         try:
             if self.augmentation is None:
-                self._plain_crop(index)
+                self._plain_crops(np.array([index]))
             else:
                 self.shard.patch(index)
         except PictureError:
