@@ -59,17 +59,19 @@ class Client(Generic[Batch]):
     transforms: tuple[Transform, ...] = ()
     traced_round: int | None = None
     """Round, from 0, that the profiler watches."""
+    known_layout: Layout | None = None
+    """The model's, from who has asked it before"""
     layout: Layout = field(init=False)
-    private: np.ndarray = field(init=False)
-    """(num_floats,) bool: entries that the method leaves with the client."""
 
     def __post_init__(self) -> None:
         self.model.to(self.device)
-        self.layout = Layout.of(self.model)
-        self.private = np.zeros(self.layout.num_floats, bool)
-        for entry in self.layout.entries:
-            if entry.kind != "counters" and self.algorithm.is_private(entry):
-                self.private[entry.start : entry.start + entry.size] = True
+        self.layout = self.known_layout or Layout.of(self.model)
+        self._private = [
+            slice(entry.start, entry.start + entry.size)
+            for entry in self.layout.entries
+            if entry.kind != "counters" and self.algorithm.is_private(entry)
+        ]
+        """Of the floats, what the method leaves with the client"""
 
     @property
     def cached_mb(self) -> float:
@@ -151,7 +153,8 @@ class Client(Generic[Batch]):
         state = down.state
         if PRIVATE in memory:
             state = state.copy()
-            self.layout.floats(state)[self.private] = memory[PRIVATE][self.private]
+            for part in self._private:
+                self.layout.floats(state)[part] = memory[PRIVATE][part]
         self.layout.write(state, self.model)
         self.model.train()
         return self.layout.floats(state)
@@ -161,9 +164,10 @@ class Client(Generic[Batch]):
         local = self.layout.read(self.model)
         update = self.layout.floats(local) - before
         vectors, kept = rule.finish(update[: self.layout.count("weights")], steps)
-        if self.private.any():
+        if self._private:
             kept = {**kept, PRIVATE: self.layout.floats(local).copy()}
-            update[self.private] = 0
+        for part in self._private:
+            update[part] = 0
         up = Up(self.name, down.version, {WEIGHTS: update, **vectors}, self.layout.counters(local).copy())
         return up, dict(kept)
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from raf_ray.algorithms.interface import Memory, Vectors
+from raf_ray.state import Layout
 
 
 class LocalClient(Protocol):
@@ -28,6 +29,8 @@ class Workplace:
 
     model: object | None = None
     """Each loads its own state into it before it trains"""
+    layout: Layout | None = None
+    """Of that model"""
 
 
 OpenClient = Callable[[int, Workplace], LocalClient]

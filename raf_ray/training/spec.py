@@ -20,6 +20,7 @@ from raf_ray.objectives import Objective, Switches, build_objective
 from raf_ray.objectives.levels import Sampling
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import Size
+from raf_ray.state import Layout
 from raf_ray.training.client import Client, LocalTraining
 from raf_ray.training.clients import ClientData, ClientPlan
 from raf_ray.training.exchange import Workplace
@@ -84,6 +85,7 @@ class ClientSpec:
         device = self.device.claim()
         if place.model is None:
             place.model = self.model.build()
+            place.layout = Layout.of(place.model)
             if self.device.compiled:
                 compile_model(place.model, device)
         model = place.model
@@ -112,6 +114,7 @@ class ClientSpec:
             transforms=self.transforms,
             training=self.training,
             device=device,
+            known_layout=place.layout,
             traced_round=self.traced[1] if self.traced is not None and self.traced[0] == plan.name else None,
         )
 
