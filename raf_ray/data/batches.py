@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from raf_ray.data.augment import Augmentation, apply, compose, draw_affines
 from raf_ray.data.codec import encode, image_to_heatmap
+from raf_ray.data.crops import PlainCrops, weights_of
 from raf_ray.data.people import PictureError
 from raf_ray.data.shard import Shard
-from raf_ray.data.warp import warp
-from raf_ray.filters import area_resize
+from raf_ray.data.warp import reduce, warp
 from raf_ray.resolution import Size
 
 # ImageNet's mean and standard deviation on the 0..255 scale, which every pretrained backbone expects.
@@ -52,22 +53,36 @@ class Level:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """(B, 3, h, w) float 0..255 -> zero mean and unit variance by ImageNet's statistics."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
-    return (images - mean) / std
+    """(B, 3, h, w) float 0..255 -> zero mean and unit variance by ImageNet's statistics, channels last in memory."""
+    pixels = images.permute(0, 2, 3, 1).contiguous()
+    mean, std = _statistics(pixels.shape[2], images.device)
+    # A row of pixels at once: three channels are too few to be one vector operation.
+    rows = (pixels.flatten(2) - mean).div_(std)
+    return rows.view(pixels.shape).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=256)
+def _statistics(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """MEAN and STD of each value of a row of pixels, (width * 3,) each."""
+    mean, std = (torch.tensor(values, device=device).repeat(width) for values in (MEAN, STD))
+    return mean, std
+
+
+@lru_cache(maxsize=256)
+def _ratio(source: Size, target: Size, device: torch.device) -> Tensor:
+    """(2,) x and y pixels of `target` per pixel of `source`."""
+    return torch.tensor([target.width / source.width, target.height / source.height], device=device)
 
 
 def render_pyramid(batch: Batch, levels: Sequence[Size]) -> list[Level]:
     """Images by exact area averaging of the same crops, targets from the same joints, at each of `levels`."""
-    images = batch.crops.permute(0, 3, 1, 2).float()
-    height, width = images.shape[-2:]
+    own = Size(*batch.crops.shape[1:3])
+    pixels = batch.crops.float()
     rendered = []
     for size in levels:
-        ratio = torch.tensor([size.width / width, size.height / height], device=images.device)
-        joints = (batch.joints + 0.5) * ratio - 0.5
-        level = normalise(area_resize(images, size)).contiguous(memory_format=torch.channels_last)
-        rendered.append(Level(size, level, encode(image_to_heatmap(joints), size.heatmap)))
+        joints = (batch.joints + 0.5) * _ratio(own, size, pixels.device) - 0.5
+        targets = encode(image_to_heatmap(joints), size.heatmap)
+        rendered.append(Level(size, normalise(reduce(pixels, size).permute(0, 3, 1, 2)), targets))
     return rendered
 
 
@@ -82,8 +97,10 @@ class Batches:
     on_bad_image: Literal["stop", "skip"] = "stop"
     bad: set[int] = field(default_factory=set)
     """Indices of people left out because their picture is missing or cannot be decoded."""
-    _plain: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
-    _plain_bytes: int = 0
+    plain: PlainCrops = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.plain = PlainCrops(self.shard)
 
     def __len__(self) -> int:
         """People with a readable picture, as far as known."""
@@ -92,7 +109,7 @@ class Batches:
     @property
     def cached_mb(self) -> float:
         """Memory that crops and patches take."""
-        return (self._plain_bytes + self.shard.cached_bytes) / 2**20
+        return (self.plain.cached_bytes + self.shard.cached_bytes) / 2**20
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Every person once, in an order drawn from `rng`."""
@@ -104,52 +121,46 @@ class Batches:
 
     def collate(self, index: np.ndarray, rng: np.random.Generator) -> Batch | None:
         """The people at `index` as one batch; None where none of their pictures can be read."""
-        readable = np.array([self._is_readable(int(i)) for i in index])
-        index = index[readable]
+        if self.on_bad_image == "skip":
+            index = index[np.array([self._is_readable(i) for i in index.tolist()], bool)]
         if not len(index):
             return None
+        return self._plain_batch(index) if self.augmentation is None else self._augmented(self.augmentation, index, rng)
+
+    def _plain_batch(self, index: np.ndarray) -> Batch:
+        joints, weights = self.plain.labels
+        rows = torch.from_numpy(index)
+        return Batch(
+            crops=self.plain.take(index).to(self.device),
+            joints=joints[rows].to(self.device),
+            weights=weights[rows].to(self.device),
+            person_id=self.shard.person_id[index],
+        )
+
+    def _augmented(self, augmentation: Augmentation, index: np.ndarray, rng: np.random.Generator) -> Batch:
         shard = self.shard
         maps = shard.to_crop(index)
         joints = apply(maps, shard.joints[index])
         labelled = shard.visibility[index] > 0
-        if self.augmentation is None:
-            crops = torch.from_numpy(np.stack([self._plain_crop(int(i)) for i in index])).to(self.device)
-        else:
-            drawn, mirrored = draw_affines(self.augmentation, joints, labelled, shard.size, shard.skeleton, rng)
-            joints = apply(drawn, joints)
-            order = shard.skeleton.flip_order
-            joints[mirrored] = joints[mirrored][:, order]
-            labelled = np.where(mirrored[:, None], labelled[:, order], labelled)
-            patches = [shard.patch(int(i)) for i in index]
-            crops = warp(patches, compose(drawn, maps), shard.size, self.device)
-        inside = np.all((joints >= -0.5) & (joints < (shard.size.width - 0.5, shard.size.height - 0.5)), -1)
+        drawn, mirrored = draw_affines(augmentation, joints, labelled, shard.size, shard.skeleton, rng)
+        joints = apply(drawn, joints)
+        order = shard.skeleton.flip_order
+        joints[mirrored] = joints[mirrored][:, order]
+        labelled = np.where(mirrored[:, None], labelled[:, order], labelled)
+        patches = [shard.patch(i) for i in index.tolist()]
         return Batch(
-            crops=crops,
+            crops=warp(patches, compose(drawn, maps), shard.size, self.device),
             joints=torch.tensor(joints, dtype=torch.float32, device=self.device),
-            weights=torch.tensor(labelled & inside, dtype=torch.float32, device=self.device),
+            weights=torch.tensor(weights_of(joints, labelled, shard.size), dtype=torch.float32, device=self.device),
             person_id=shard.person_id[index],
         )
-
-    def _plain_crop(self, index: int) -> np.ndarray:
-        """(H, W, 3) unaugmented crop; kept in memory in place of its patch, within the shard's limit."""
-        crop = self._plain.get(index)
-        if crop is None:
-            one = np.array([index])
-            patch = self.shard.read(index)
-            crop = warp([patch], self.shard.to_crop(one), self.shard.size, torch.device("cpu"))[0].numpy()
-            if (len(self._plain) + 1) * crop.nbytes <= self.shard.cache_mb * 2**20:
-                self._plain[index] = crop
-                self._plain_bytes += crop.nbytes
-        return crop
 
     def _is_readable(self, index: int) -> bool:
         if index in self.bad:
             return False
-        if self.on_bad_image == "stop":
-            return True
         try:
             if self.augmentation is None:
-                self._plain_crop(index)
+                self.plain.read(index)
             else:
                 self.shard.patch(index)
         except PictureError:

@@ -1,7 +1,9 @@
-"""Patches -> crops through one affine map a person: OpenCV on the CPU, one batched ``grid_sample`` on a GPU.
+"""Patches -> crops through one affine map a person, and crops -> smaller crops: by OpenCV on the CPU, a batch at once
+on a GPU.
 
-The two give the same pictures to a mean difference of 2/255. On the CPU a ``warpAffine`` a person is several
-times as fast (``python -m benchmarks pipeline``); on a GPU one call a batch spares a launch a person.
+A batched ``grid_sample`` gives the pictures of OpenCV's ``warpAffine`` to a mean difference of 2/255. On the CPU a
+``warpAffine`` a person is several times as fast (``python -m benchmarks pipeline``); on a GPU one call a batch spares a
+launch a person.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from raf_ray.filters import area_resize
 from raf_ray.resolution import Size
 
 
@@ -56,3 +59,17 @@ def warp(patches: Sequence[np.ndarray], maps: np.ndarray, size: Size, device: to
     if device.type == "cpu":
         return warp_opencv(patches, maps, size)
     return warp_grid_sample(patches, maps, size, device)
+
+
+def reduce(crops: Tensor, size: Size) -> Tensor:
+    """(B, H, W, 3) float crops, contiguous, reduced to (B, h, w, 3) by exact area averaging."""
+    height, width = crops.shape[1:3]
+    if (height, width) == (size.height, size.width):
+        return crops
+    # OpenCV averages areas only where neither side grows.
+    if crops.device.type != "cpu" or size.height > height or size.width > width:
+        return area_resize(crops.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+    reduced = torch.empty((len(crops), size.height, size.width, 3))
+    for source, target in zip(crops.numpy(), reduced.numpy(), strict=True):
+        cv2.resize(source, (size.width, size.height), dst=target, interpolation=cv2.INTER_AREA)
+    return reduced
