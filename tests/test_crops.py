@@ -190,11 +190,11 @@ def test_a_joint_outside_the_crop_or_without_label_weighs_nothing():
 def test_an_epoch_shows_every_person_once_in_a_seeded_order(augmentation):
     people = synthetic_people(0, "train", np.arange(21), 160.0)
     batches = Batches(cut_shard(people, Size(64, 48), Margins(2, 2), 100), 8, augmentation, CPU)
-    first = list(batches.epoch(np.random.default_rng(5)))
-    again = list(batches.epoch(np.random.default_rng(5)))
+    first, again, other = (
+        [batches.render(draw) for draw in batches.draws(np.random.default_rng(n))] for n in (5, 5, 6)
+    )
     assert [len(b) for b in first] == [8, 8, 5]
     assert all(torch.equal(a.crops, b.crops) for a, b in zip(first, again, strict=True))
-    other = list(batches.epoch(np.random.default_rng(6)))
     assert not torch.equal(first[0].crops, other[0].crops)
 
 
@@ -210,10 +210,10 @@ def test_a_bad_picture_stops_or_is_left_out_and_counted(augmentation):
 
     shard = cut_shard(dataclasses.replace(people, read=read), Size(64, 48), Margins(2, 2))
     with pytest.raises(PictureError, match=r"two\.jpg"):
-        list(Batches(shard, 6, augmentation, CPU).epoch(np.random.default_rng(0)))
+        Batches(shard, 6, augmentation, CPU).collate(np.arange(6), np.random.default_rng(0))
     skipping = Batches(shard, 6, augmentation, CPU, "skip")
-    (batch,) = skipping.epoch(np.random.default_rng(0))
-    assert len(batch) == 5 and len(skipping) == 5 and skipping.bad == {2}
+    (shown,) = skipping.draws(np.random.default_rng(0))
+    assert len(skipping.render(shown)) == 5 and len(skipping) == 5 and skipping.bad == {2}
 
 
 def test_only_crops_that_fit_the_cache_are_kept_and_the_others_are_cut_again():

@@ -16,7 +16,7 @@ from raf_ray.data.codec import encode, image_to_heatmap
 from raf_ray.data.crops import PlainCrops, weights_of
 from raf_ray.data.people import PictureError
 from raf_ray.data.shard import Shard
-from raf_ray.data.warp import reduce, warp
+from raf_ray.data.warp import reduce, to_device, warp
 from raf_ray.resolution import Size
 
 # ImageNet's mean and standard deviation on the 0..255 scale, which every pretrained backbone expects.
@@ -36,9 +36,33 @@ class Batch:
     """(B, K) float32, 1 where the joint is labelled and inside the crop, else 0"""
     person_id: np.ndarray
     """(B,) int64, the source's own"""
+    levels: tuple[int, ...] = ()
+    """Which levels of its client's pyramid it trains, highest first; a task draws them."""
 
     def __len__(self) -> int:
         return len(self.crops)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides of a batch, before any pixel is touched."""
+
+    index: np.ndarray
+    """(B,) people of the shard"""
+    moved: Moved | None
+    """None: not augmented"""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Augmented people."""
+
+    maps: np.ndarray
+    """(B, 2, 3) float64, patches -> crops"""
+    joints: np.ndarray
+    """(B, K, 2) float64, crop pixels"""
+    labelled: np.ndarray
+    """(B, K) bool"""
 
 
 @dataclass(frozen=True)
@@ -111,33 +135,28 @@ class Batches:
         """Memory that crops and patches take."""
         return (self.plain.cached_bytes + self.shard.cached_bytes) / 2**20
 
-    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Every person once, in an order drawn from `rng`."""
+    def draws(self, rng: np.random.Generator) -> Iterator[Draw]:
+        """Every person once, in an order drawn from `rng`: batches to `render`."""
         order = rng.permutation(len(self.shard))
         for start in range(0, len(order), self.batch_size):
-            batch = self.collate(order[start : start + self.batch_size], rng)
-            if batch is not None:
-                yield batch
+            draw = self.draw(order[start : start + self.batch_size], rng)
+            if draw is not None:
+                yield draw
 
     def collate(self, index: np.ndarray, rng: np.random.Generator) -> Batch | None:
         """The people at `index` as one batch; None where none of their pictures can be read."""
+        draw = self.draw(index, rng)
+        return None if draw is None else self.render(draw)
+
+    def draw(self, index: np.ndarray, rng: np.random.Generator) -> Draw | None:
+        """Decide how the people at `index` are shown; None where none of their pictures can be read."""
         if self.on_bad_image == "skip":
             index = index[np.array([self._is_readable(i) for i in index.tolist()], bool)]
         if not len(index):
             return None
-        return self._plain_batch(index) if self.augmentation is None else self._augmented(self.augmentation, index, rng)
+        return Draw(index, None if self.augmentation is None else self._move(self.augmentation, index, rng))
 
-    def _plain_batch(self, index: np.ndarray) -> Batch:
-        joints, weights = self.plain.labels
-        rows = torch.from_numpy(index)
-        return Batch(
-            crops=self.plain.take(index).to(self.device),
-            joints=joints[rows].to(self.device),
-            weights=weights[rows].to(self.device),
-            person_id=self.shard.person_id[index],
-        )
-
-    def _augmented(self, augmentation: Augmentation, index: np.ndarray, rng: np.random.Generator) -> Batch:
+    def _move(self, augmentation: Augmentation, index: np.ndarray, rng: np.random.Generator) -> Moved:
         shard = self.shard
         maps = shard.to_crop(index)
         joints = apply(maps, shard.joints[index])
@@ -147,12 +166,24 @@ class Batches:
         order = shard.skeleton.flip_order
         joints[mirrored] = joints[mirrored][:, order]
         labelled = np.where(mirrored[:, None], labelled[:, order], labelled)
-        patches = [shard.patch(i) for i in index.tolist()]
+        return Moved(compose(drawn, maps), joints, labelled)
+
+    def render(self, draw: Draw) -> Batch:
+        """The batch on the device. Raises PictureError."""
+        shard, moved = self.shard, draw.moved
+        if moved is None:
+            rows = torch.from_numpy(draw.index)
+            crops = self.plain.take(draw.index)
+            joints, weights = (labels[rows] for labels in self.plain.labels)
+        else:
+            crops = warp([shard.patch(i) for i in draw.index.tolist()], moved.maps, shard.size, self.device)
+            joints = torch.from_numpy(moved.joints.astype(np.float32))
+            weights = torch.from_numpy(weights_of(moved.joints, moved.labelled, shard.size).astype(np.float32))
         return Batch(
-            crops=warp(patches, compose(drawn, maps), shard.size, self.device),
-            joints=torch.tensor(joints, dtype=torch.float32, device=self.device),
-            weights=torch.tensor(weights_of(joints, labelled, shard.size), dtype=torch.float32, device=self.device),
-            person_id=shard.person_id[index],
+            crops=to_device(crops, self.device),
+            joints=to_device(joints, self.device),
+            weights=to_device(weights, self.device),
+            person_id=shard.person_id[draw.index],
         )
 
     def _is_readable(self, index: int) -> bool:

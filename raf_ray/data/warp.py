@@ -20,6 +20,13 @@ from raf_ray.filters import area_resize
 from raf_ray.resolution import Size
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; to a GPU through pinned memory, so that the copy waits for nothing."""
+    if device.type != "cuda" or tensor.device == device:
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def warp_opencv(patches: Sequence[np.ndarray], maps: np.ndarray, size: Size) -> Tensor:
     """B patches (h, w, 3) uint8 and (B, 2, 3) maps to crop pixels -> (B, H, W, 3) uint8 crops; black outside."""
     crops = np.empty((len(patches), size.height, size.width, 3), np.uint8)
@@ -35,14 +42,14 @@ def warp_grid_sample(patches: Sequence[np.ndarray], maps: np.ndarray, size: Size
     padded = np.zeros((len(patches), height, width, 3), np.uint8)
     for target, patch in zip(padded, patches, strict=True):
         target[: patch.shape[0], : patch.shape[1]] = patch
-    source = torch.from_numpy(padded).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    source = to_device(torch.from_numpy(padded), device).permute(0, 3, 1, 2).float()
 
     linear = np.linalg.inv(maps[:, :, :2])
     shift = -np.einsum("bij,bj->bi", linear, maps[:, :, 2])
     # Crop pixel -> patch pixel -> grid_sample's [-1, 1] with half-pixel centres (align_corners=False).
     to_unit = np.array([2 / width, 2 / height])
-    scale = torch.tensor(linear * to_unit[:, None], dtype=torch.float32, device=device)
-    offset = torch.tensor((shift + 0.5) * to_unit - 1, dtype=torch.float32, device=device)
+    scale = to_device(torch.tensor(linear * to_unit[:, None], dtype=torch.float32), device)
+    offset = to_device(torch.tensor((shift + 0.5) * to_unit - 1, dtype=torch.float32), device)
     y, x = torch.meshgrid(
         torch.arange(size.height, device=device, dtype=torch.float32),
         torch.arange(size.width, device=device, dtype=torch.float32),
