@@ -1,173 +1,90 @@
-"""``python -m benchmarks [pipeline|sum|transport|tracking ...]``: figures on this machine, medians of several runs."""
+"""``python -m benchmarks [TABLE ...]``: figures beside goals, into RESULTS.md; exit code 1 where one is missed."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import platform
-import statistics
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.contest import efficiency, peers
+from benchmarks.deaths import deaths
+from benchmarks.figures import Section, with_section
+from benchmarks.overhead import overhead
+from benchmarks.parts import batches, exact_sum, transport
+from benchmarks.pipeline import pipeline
 from benchmarks.scale import scale
 from benchmarks.search import shared_data, tune
 from benchmarks.tracking import tracking
-from raf_ray.data.augment import Augmentation, apply, compose, draw_affines
-from raf_ray.data.batches import Batch, render_pyramid
-from raf_ray.data.shard import cut_shard
-from raf_ray.data.skeletons import MPII16
-from raf_ray.data.sources.synthetic import synthetic_people
-from raf_ray.data.warp import warp_grid_sample, warp_opencv
-from raf_ray.federation.aggregation import ExactSum, to_fixed_point
-from raf_ray.resolution import Size
-from raf_ray.training.exchange import Up
+from benchmarks.wire import wire
+from raf_ray.files import write_text
 
-VITPOSE_S = 24_300_000
-"""Parameters of ViTPose-S, the paper's model."""
+RESULTS = Path(__file__).with_name("RESULTS.md")
+HEAD = "# Results of `make bench`\n\nEach figure beside its goal; a ratio with the 95 % interval of its pairs.\n\n"
 
-
-def median_seconds(work: Callable[[], object], times: int = 7) -> float:
-    work()
-    found = []
-    for _ in range(times):
-        begin = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - begin)
-    return statistics.median(found)
-
-
-def pipeline() -> Table:
-    """Person -> crop, pyramid and targets, on one core."""
-    torch.set_num_threads(1)
-    table = Table(title="pipeline: one core, batches of 32", title_justify="left")
-    for column in ("step", "ms a person", "people/s"):
-        table.add_column(column, justify="left" if column == "step" else "right")
-
-    def row(name: str, seconds: float, people: int) -> None:
-        table.add_row(name, f"{1e3 * seconds / people:.3f}", f"{people / seconds:.0f}")
-
-    people = synthetic_people(0, "train", np.arange(200), 160.0)
-    row("draw a synthetic person (160 px)", median_seconds(lambda: [people.picture(i) for i in range(200)], 3), 200)
-    shard = cut_shard(people, Size(128, 96), Augmentation().margins(0.75))
-    row("draw and cut at 128x96, margins for augmentation",
-        median_seconds(lambda: [shard.patch(i) for i in range(200)], 3), 200)  # fmt: skip
-
-    size = Size(256, 192)
-    large = cut_shard(synthetic_people(0, "train", np.arange(32), 300.0), size, Augmentation().margins(0.75), 1000)
-    patches = [large.patch(i) for i in range(32)]
-    maps = large.to_crop(np.arange(32))
-    joints = apply(maps, large.joints)
-    rng = np.random.default_rng(0)
-    drawn, _ = draw_affines(Augmentation(), joints, large.visibility > 0, size, MPII16, rng)
-    both = compose(drawn, maps)
-    levels = [size, Size(192, 144), Size(128, 96)]
-    cpu = torch.device("cpu")
-    points = torch.tensor(apply(drawn, joints), dtype=torch.float32)
-
-    def finish(crops: torch.Tensor) -> None:
-        render_pyramid(Batch(crops, points, torch.ones(32, 16), np.arange(32)), levels)
-
-    row("crop 256x192, warpAffine a person", median_seconds(lambda: warp_opencv(patches, both, size)), 32)
-    row("crop 256x192, one grid_sample", median_seconds(lambda: warp_grid_sample(patches, both, size, cpu)), 32)
-    row(
-        "crop + pyramid of 3 + targets, warpAffine",
-        median_seconds(lambda: finish(warp_opencv(patches, both, size))),
-        32,
-    )
-    row("crop + pyramid of 3 + targets, grid_sample",
-        median_seconds(lambda: finish(warp_grid_sample(patches, both, size, cpu))), 32)  # fmt: skip
-    return table
-
-
-def exact_sum() -> Table:
-    """The server's work on one update of ViTPose-S's size, against the float sum it replaces."""
-    update = np.random.default_rng(0).normal(0, 1e-3, VITPOSE_S).astype(np.float32)
-    fixed, _ = to_fixed_point(update, 1 / 3)
-    total = np.zeros_like(fixed)
-    floats = np.zeros(VITPOSE_S, np.float32)
-    table = Table(title=f"sum: one update of {VITPOSE_S / 1e6:.1f}M entries", title_justify="left")
-    table.add_column("step")
-    table.add_column("ms", justify="right")
-    table.add_row("float32 sum (depends on the order)", f"{1e3 * median_seconds(lambda: floats.__iadd__(update)):.0f}")
-    table.add_row("weigh and round to int64", f"{1e3 * median_seconds(lambda: to_fixed_point(update, 1 / 3)):.0f}")
-    table.add_row("add int64", f"{1e3 * median_seconds(lambda: total.__iadd__(fixed)):.0f}")
-    return table
-
-
-def transport() -> Table:
-    """A state of ViTPose-S's size down to 3 actors and back, on a private Ray cluster."""
-    import ray
-
-    from raf_ray.cluster.connect import connect, disconnect
-
-    connect("local", dashboard=False)
-
-    @ray.remote(num_cpus=0.3)
-    class Echo:
-        def __init__(self) -> None:
-            self.update = np.zeros(VITPOSE_S, np.float32)
-
-        def down(self, state: np.ndarray) -> float:
-            return float(state[-1])
-
-        def up(self) -> Up:
-            return Up("echo", 0, {"weights": self.update}, np.zeros(0, np.int64))
-
-    actors = [Echo.remote() for _ in range(3)]
-    state = np.zeros(VITPOSE_S, np.float32)
-
-    def down() -> None:
-        reference = ray.put(state)
-        ray.get([actor.down.remote(reference) for actor in actors])
-
-    def up() -> None:
-        total = ExactSum()
-        pending = [actor.up.remote() for actor in actors]
-        while pending:
-            ready, pending = ray.wait(pending, timeout=60)
-            total.add(ray.get(ready[0]), {"weights": 1 / 3})
-
-    table = Table(title=f"transport: {VITPOSE_S / 1e6:.1f}M float32, 3 actors", title_justify="left")
-    table.add_column("step")
-    table.add_column("ms", justify="right")
-    table.add_row("broadcast: one put, three reads", f"{1e3 * median_seconds(down, 5):.0f}")
-    table.add_row("three updates up, summed on arrival", f"{1e3 * median_seconds(up, 5):.0f}")
-    disconnect()
-    return table
-
-
-TABLES: dict[str, Callable[[], Table]] = {
+GOALS: dict[str, Callable[[bool], Section]] = {
     "pipeline": pipeline,
-    "sum": exact_sum,
-    "transport": transport,
+    "deaths": deaths,
+    "overhead": overhead,
+    "efficiency": efficiency,
+    "peers": peers,
     "scale": scale,
+}
+"""The default"""
+BY_HAND: dict[str, Callable[[], Table]] = {
+    "batches": batches,
+    "sum": exact_sum,
+    "wire": wire,
+    "transport": transport,
     "tune": tune,
     "shared_data": shared_data,
     "tracking": tracking,
 }
+"""Tables without goals, only when they are named"""
 
 
 def main() -> None:
+    known = [*GOALS, *BY_HAND]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)} (default: all)")
-    chosen = parser.parse_args().tables or list(TABLES)
-    unknown = [name for name in chosen if name not in TABLES]
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(known)}; default: the first six")
+    parser.add_argument("--quick", action="store_true", help="tiny settings, to see that it works; RESULTS.md stays")
+    asked = parser.parse_args()
+    unknown = [name for name in asked.tables if name not in known]
     if unknown:
-        parser.error(f"no table is called {unknown[0]} (known: {', '.join(TABLES)})")
-    console = Console()
-    console.print(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "opencv-python", "ray", "mlflow")),
-        highlight=False,
-    )
-    for name in chosen:
-        console.print(TABLES[name]())
+        parser.error(f"no table is called {unknown[0]} (known: {', '.join(known)})")
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(machine(), highlight=False)
+    missed = False
+    for name in asked.tables or GOALS:
+        if name in BY_HAND:
+            console.print(BY_HAND[name]())
+            continue
+        begin = time.monotonic()
+        section = GOALS[name](asked.quick)
+        missed |= section.is_missed
+        console.print(section.table())
+        if not asked.quick:
+            keep(section, f"`python -m benchmarks {name}`, {time.monotonic() - begin:.0f} s")
+    sys.exit(1 if missed and not asked.quick else 0)
+
+
+def keep(section: Section, command: str) -> None:
+    """Write a section into RESULTS.md, in place of its last one."""
+    text = RESULTS.read_text(encoding="utf-8") if RESULTS.is_file() else HEAD
+    heading = f"{time.strftime('%Y-%m-%d')}, {machine()}; seed 0; {command}."
+    write_text(RESULTS, with_section(text, section.name, section.markdown(heading)))
+
+
+def machine() -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "opencv-python", "ray", "mlflow"))
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
 
 
 if __name__ == "__main__":

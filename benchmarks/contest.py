@@ -114,7 +114,7 @@ def efficiency(quick: bool = False) -> Section:
 
 def peers(quick: bool = False) -> Section:
     about = (
-        "people/s of the engine over those of other simulators, each in an environment of its own (`benchmarks/peers`), "
+        "people/s of the engine over those of other simulators, each in an environment of its own, "
         "one level, taking turns; first rounds left out; equal final losses"
     )
     section = Section("peers", about)

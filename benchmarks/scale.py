@@ -1,38 +1,49 @@
-"""How a run's time and memory grow with its clients, 16 people each: whole commands, all of their processes."""
+"""How a run's time and memory grow with its clients: whole commands, all of their processes."""
 
 from __future__ import annotations
 
 import csv
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from rich.table import Table
 
-COUNTS = (3, 18, 100, 1000)
-ROUNDS = 3
-WORDS = (
-    "data.people_per_client=16", "data.val_people=50", "data.test_people=50", f"federation.rounds={ROUNDS}",
-    "objective.name=heatmap", "evaluation.resolutions=[64x48]", f"evaluation.every={ROUNDS}", "tracking.mlflow=false",
-)  # fmt: skip
+from benchmarks.figures import Section
+from benchmarks.people import mixed, words
+
+PEOPLE = 16
+"""Of a client, where each trains in each round"""
+SETTINGS = ((18, 3), (100, 6), (1000, 3), (10_000, 2))
+"""Clients a round, rounds: the first, in which processes warm up and pixels are drawn, is not counted"""
+REGISTERED, COHORT, ROUNDS, FEW = 100_000, 1_000, 50, 2
+"""Clients, of which a thousand train a round; people of each"""
+QUICK = ((6, 2),)
 
 
 class Memory(threading.Thread):
-    """The largest proportional set size (shared pages counted once) of a process and all below it, twice a second."""
+    """Proportional set sizes (shared pages counted once) of a process and all below it, every two seconds."""
 
     def __init__(self, process: psutil.Process) -> None:
         super().__init__(daemon=True)
         self._process = process
         self._over = threading.Event()
-        self.peak = 0.0
+        self.all: list[float] = []
+        """GB in all"""
+        self.driver: list[float] = []
+        """MB of the driver's actor"""
 
     def run(self) -> None:
-        while not self._over.wait(0.5):
-            self.peak = max(self.peak, sum(map(_pss, self._tree())))
+        while not self._over.wait(2.0):
+            sizes = {process: _pss(process) for process in self._tree()}
+            self.all.append(sum(sizes.values()) / 1e9)
+            self.driver += [size / 1e6 for process, size in sizes.items() if _is_driver(process)][:1]
 
     def stop(self) -> None:
         self._over.set()
@@ -45,6 +56,13 @@ class Memory(threading.Thread):
             return []
 
 
+def _is_driver(process: psutil.Process) -> bool:
+    try:
+        return "".join(process.cmdline()).startswith("ray::driver")
+    except psutil.Error:
+        return False
+
+
 def _pss(process: psutil.Process) -> float:
     try:
         return float(process.memory_full_info().pss)
@@ -52,35 +70,73 @@ def _pss(process: psutil.Process) -> float:
         return 0.0
 
 
-def scale() -> Table:
-    table = Table(title=f"scale: 16 people a client, one level, {ROUNDS} rounds, a private local cluster",
-                  title_justify="left")  # fmt: skip
-    for column in ("clients", "actors", "command s", "round s", "people/s", "peak GB", "MB a client"):
-        table.add_column(column, justify="right")
-    for count in COUNTS:
-        with tempfile.TemporaryDirectory(prefix="raf-ray-benchmark-") as place:
-            row = _run(count, Path(place) / "run")
-        table.add_row(str(count), *row)
-    return table
+@dataclass(frozen=True)
+class Cost:
+    """What a command took."""
+
+    seconds: float
+    """In all"""
+    round_s: float
+    """Median of its rounds after the first"""
+    memory: Sequence[float]
+    driver: Sequence[float]
 
 
-def _run(count: int, folder: Path) -> list[str]:
-    third = [count - 2 * (count // 3), count // 3, count // 3]
-    clients = "{" + ", ".join(f"{tier}: {n}" for tier, n in zip(("high", "mid", "low"), third, strict=True)) + "}"
-    command = [sys.executable, "-m", "raf_ray.run", "--address", "local", "--output", str(folder), *WORDS,
-               f"federation.clients={clients}"]  # fmt: skip
-    begin = time.perf_counter()
-    process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    memory = Memory(process)
-    memory.start()
-    said, _ = process.communicate()
-    seconds = time.perf_counter() - begin
-    memory.stop()
-    if process.returncode:
-        raise RuntimeError(said)
-    shared = [line for line in said.splitlines() if "take turns in" in line]
-    actors = shared[0].split("take turns in ")[1].split()[0] if shared else str(count)
-    with open(folder / "rounds.csv", encoding="utf-8") as file:
-        last = list(csv.DictReader(file))[-1]  # in the first, processes warm up
-    return [actors, f"{seconds:.0f}", f"{float(last['seconds']):.2f}", f"{float(last['people_per_s']):.0f}",
-            f"{memory.peak / 1e9:.2f}", f"{memory.peak / 1e6 / count:.1f}"]  # fmt: skip
+def measure(clients: int, people: int, rounds: int, *more: str) -> Cost:
+    with tempfile.TemporaryDirectory(prefix="raf-ray-benchmark-") as place:
+        folder = Path(place) / "run"
+        command = [sys.executable, "-m", "raf_ray.run", "--address", "local", "--output", str(folder),
+                   *words(mixed(clients), people, rounds, 1), *more]  # fmt: skip
+        begin = time.perf_counter()
+        process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        memory = Memory(process)
+        memory.start()
+        said, _ = process.communicate()
+        seconds = time.perf_counter() - begin
+        memory.stop()
+        if process.returncode:
+            raise RuntimeError(said[-3000:])
+        with open(folder / "rounds.csv", encoding="utf-8") as file:
+            took = [float(row["seconds"]) for row in csv.DictReader(file)][1:]
+    return Cost(seconds, statistics.median(took), memory.all, memory.driver)
+
+
+def quarters(values: Sequence[float]) -> str:
+    """At the beginning, after each quarter, at the end."""
+    places = [round(i * (len(values) - 1) / 4) for i in range(5)]
+    return ", ".join(f"{values[i]:.2f}" for i in places)
+
+
+def scale(quick: bool = False) -> Section:
+    section = Section("scale", f"clients of {PEOPLE} people that all train in each round, one level; then "
+                      f"{REGISTERED:,} registered clients of {FEW}, {COHORT:,} a round, {ROUNDS} rounds; memory is the "
+                      "proportional set size of all processes of the command")  # fmt: skip
+    costs = {}
+    for clients, rounds in QUICK if quick else SETTINGS:
+        cost = costs[clients] = measure(clients, PEOPLE, rounds, *(() if clients < 1000 else ("data.cache_mb=1000",)))
+        name, peak = f"{clients:,} clients", max(cost.memory)
+        if clients == 18:
+            section.goal(f"{name}: memory", peak, " GB", "at most", 3.0)
+            section.goal(f"{name}: the command, {rounds} rounds", cost.seconds, " s", "at most", 25.0)
+        else:
+            section.goal(f"{name}: memory", peak, " GB", "at most", 8.0)
+        each = f"{1e3 * cost.round_s / clients:.1f} ms a client; {1e3 * peak / clients:.2f} MB a client"
+        section.add(f"{name}: a round", f"{cost.round_s:.2f} s, {each}")
+    last, cost = list(costs.items())[-1]
+    section.add(f"{last:,} clients: GB at the start, each quarter, the end", quarters(cost.memory))
+    if not quick:
+        flat = (costs[10_000].round_s / 10_000) / (costs[100].round_s / 100)
+        section.goal("cost a client, 10,000 over 100", flat, "", "at most", 1.1)
+    _registered(section, quick)
+    return section
+
+
+def _registered(section: Section, quick: bool) -> None:
+    clients, cohort, rounds = (300, 30, 8) if quick else (REGISTERED, COHORT, ROUNDS)
+    cost = measure(clients, FEW, rounds, f"federation.cohort.size={cohort}", "data.cache_mb=1000")
+    name = f"{clients:,} registered, {cohort:,} a round"
+    section.add(f"{name}: the command, a round", f"{cost.seconds:.0f} s, {cost.round_s:.2f} s")
+    section.goal(f"{name}: memory", max(cost.memory), " GB", "at most", 8.0)
+    section.add(f"{name}: GB at the start, each quarter, the end", quarters(cost.memory))
+    early = cost.driver[len(cost.driver) // 5 :]  # when its libraries are there and some rounds are over
+    section.goal(f"{name}: the driver's growth", early[-1] - early[0], " MB", "at most", 20.0)

@@ -7,7 +7,9 @@ trained; statistics are what norms gather (running means and variances) and are 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Literal
 
@@ -27,7 +29,7 @@ class Entry:
     start: int
     """First element, counted in the floats or, for counters, in the counters."""
 
-    @property
+    @cached_property
     def size(self) -> int:
         return prod(self.shape)
 
@@ -60,14 +62,18 @@ class Layout:
                     start += tensor.numel()
         return cls(tuple(entries))
 
-    def count(self, *kinds: Kind) -> int:
-        return sum(entry.size for entry in self.entries if entry.kind in kinds)
+    @cached_property
+    def _counts(self) -> dict[Kind, int]:
+        return {kind: sum(entry.size for entry in self.entries if entry.kind == kind) for kind in KINDS}
 
-    @property
+    def count(self, *kinds: Kind) -> int:
+        return sum(self._counts[kind] for kind in kinds)
+
+    @cached_property
     def num_floats(self) -> int:
         return self.count("weights", "statistics")
 
-    @property
+    @cached_property
     def num_counters(self) -> int:
         return self.count("counters")
 
@@ -80,7 +86,7 @@ class Layout:
     def num_bytes(self) -> int:
         return self.float_bytes + self.num_counters * 8
 
-    @property
+    @cached_property
     def weights(self) -> tuple[Entry, ...]:
         """The trained entries, which come first in the floats."""
         return tuple(entry for entry in self.entries if entry.kind == "weights")
@@ -113,12 +119,13 @@ class Layout:
         """Copy a model's state into a (new) buffer (num_bytes,) uint8."""
         if buffer is None:
             buffer = np.zeros(self.num_bytes, np.uint8)
-        views = {"floats": self.floats(buffer), "counters": self.counters(buffer)}
-        state = model.state_dict()
-        for entry in self.entries:
-            view = views["counters" if entry.kind == "counters" else "floats"]
-            values = state[entry.name].detach().to("cpu").contiguous().numpy().reshape(-1)
-            view[entry.start : entry.start + entry.size] = values
+        for flat, own in self._flats(buffer, model):
+            # Gathered where the model is, so that a GPU's state crosses in one piece.
+            gathered = flat if own[0].device.type == "cpu" else torch.empty_like(flat, device=own[0].device)
+            for part, tensor in zip(_split(gathered, own), own, strict=True):
+                part.copy_(tensor)
+            if gathered is not flat:
+                flat.copy_(gathered)
         return buffer
 
     def tensors(self, buffer: np.ndarray) -> dict[str, torch.Tensor]:
@@ -133,7 +140,21 @@ class Layout:
 
     def write(self, buffer: np.ndarray, model: nn.Module) -> None:
         """Load a buffer into a model of this layout."""
+        # A copy: a buffer from the object store is read-only, and torch has no tensors that are.
+        for flat, own in self._flats(buffer.copy(), model):
+            for part, tensor in zip(_split(flat.to(own[0].device), own), own, strict=True):
+                tensor.copy_(part)
+
+    def _flats(self, buffer: np.ndarray, model: nn.Module) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+        """The floats and the counters of a buffer, each as one flat tensor, with the model's own in its order."""
         state = model.state_dict()
-        with torch.no_grad():
-            for name, values in self.tensors(buffer).items():
-                state[name].copy_(values)
+        for flat, counters in ((self.floats(buffer), False), (self.counters(buffer), True)):
+            own = [state[entry.name] for entry in self.entries if (entry.kind == "counters") == counters]
+            if own:
+                yield torch.from_numpy(flat), own
+
+
+def _split(flat: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """A flat tensor as views of the shapes of `like`, one after the other."""
+    parts = torch.split(flat, [tensor.numel() for tensor in like])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, like, strict=True)]

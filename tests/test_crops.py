@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from raf_ray.data.augment import NO_MARGINS, Augmentation, apply, compose, draw_affines
-from raf_ray.data.batches import Batches, normalise, render_pyramid
+from raf_ray.data.batches import MEAN, STD, Batches, normalise, render_pyramid
 from raf_ray.data.codec import encode, image_to_heatmap
 from raf_ray.data.crop import Margins, lay_patches
 from raf_ray.data.people import People, PictureError
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import MPII16
 from raf_ray.data.sources.synthetic import synthetic_people
-from raf_ray.data.warp import warp_grid_sample, warp_opencv
+from raf_ray.data.warp import reduce, warp_grid_sample, warp_opencv
+from raf_ray.filters import area_resize
 from raf_ray.resolution import Size
 
 CPU = torch.device("cpu")
@@ -189,11 +190,11 @@ def test_a_joint_outside_the_crop_or_without_label_weighs_nothing():
 def test_an_epoch_shows_every_person_once_in_a_seeded_order(augmentation):
     people = synthetic_people(0, "train", np.arange(21), 160.0)
     batches = Batches(cut_shard(people, Size(64, 48), Margins(2, 2), 100), 8, augmentation, CPU)
-    first = list(batches.epoch(np.random.default_rng(5)))
-    again = list(batches.epoch(np.random.default_rng(5)))
+    first, again, other = (
+        [batches.render(draw) for draw in batches.draws(np.random.default_rng(n))] for n in (5, 5, 6)
+    )
     assert [len(b) for b in first] == [8, 8, 5]
     assert all(torch.equal(a.crops, b.crops) for a, b in zip(first, again, strict=True))
-    other = list(batches.epoch(np.random.default_rng(6)))
     assert not torch.equal(first[0].crops, other[0].crops)
 
 
@@ -209,7 +210,44 @@ def test_a_bad_picture_stops_or_is_left_out_and_counted(augmentation):
 
     shard = cut_shard(dataclasses.replace(people, read=read), Size(64, 48), Margins(2, 2))
     with pytest.raises(PictureError, match=r"two\.jpg"):
-        list(Batches(shard, 6, augmentation, CPU).epoch(np.random.default_rng(0)))
+        Batches(shard, 6, augmentation, CPU).collate(np.arange(6), np.random.default_rng(0))
     skipping = Batches(shard, 6, augmentation, CPU, "skip")
-    (batch,) = skipping.epoch(np.random.default_rng(0))
-    assert len(batch) == 5 and len(skipping) == 5 and skipping.bad == {2}
+    (shown,) = skipping.draws(np.random.default_rng(0))
+    assert len(skipping.render(shown)) == 5 and len(skipping) == 5 and skipping.bad == {2}
+
+
+def test_only_crops_that_fit_the_cache_are_kept_and_the_others_are_cut_again():
+    people = synthetic_people(0, "train", np.arange(6), 160.0)
+    asked = []
+
+    def read(row: int) -> np.ndarray:
+        asked.append(row)
+        return people.read(row)
+
+    def batches(cache_mb: float) -> Batches:
+        return Batches(
+            cut_shard(dataclasses.replace(people, read=read), Size(64, 48), NO_MARGINS, cache_mb), 6, None, CPU
+        )
+
+    rng, index = np.random.default_rng(0), np.array([5, 0, 3, 1, 4, 2])
+    without, some, every = batches(0), batches(2.5 * 64 * 48 * 3 / 2**20), batches(1)
+    expected = without.collate(index, rng).crops
+    for kept, count in ((without, 0), (some, 2), (every, 6)):
+        kept.collate(index, rng)
+        asked.clear()
+        assert torch.equal(kept.collate(index, rng).crops, expected)
+        assert len(asked) == 6 - count and kept.cached_mb == count * 64 * 48 * 3 / 2**20
+
+
+@pytest.mark.parametrize("size", [Size(64, 48), Size(96, 72), Size(40, 36), Size(128, 96), Size(128, 48)])
+def test_crops_are_reduced_by_the_same_areas_on_every_device(size):
+    crops = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 128, 96, 3)).astype(np.float32))
+    expected = area_resize(crops.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+    assert (reduce(crops, size) - expected).abs().max() < 1e-3
+
+
+def test_normalised_images_have_imagenets_statistics_and_channels_last():
+    images = torch.rand(2, 3, 8, 12) * 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    found = normalise(images)
+    assert torch.equal(found, (images - mean) / std) and found.is_contiguous(memory_format=torch.channels_last)

@@ -207,3 +207,18 @@ def test_random_draws_one_level_alone():
     assert found.count((0,)) / len(found) == pytest.approx(0.5, abs=0.03)
     assert found.count((2,)) / len(found) == pytest.approx(0.25, abs=0.03)
     assert draws("random", 0.0).count((0,)) == 0
+
+
+def test_the_weighted_mse_has_the_value_and_the_gradient_of_its_formula():
+    torch.manual_seed(0)
+    heatmaps = torch.randn(2, 3, 4, 5, dtype=torch.float64).requires_grad_()
+    targets, weights = torch.rand(2, 3, 4, 5, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)
+    formula = ((heatmaps - targets) ** 2 * weights[..., None, None]).mean()
+    found = weighted_mse(heatmaps, targets, weights)
+    assert torch.allclose(found, formula, rtol=1e-12)
+    (expected,) = torch.autograd.grad(3 * formula, heatmaps)
+    (gradient,) = torch.autograd.grad(3 * found, heatmaps)
+    assert torch.allclose(gradient, expected, rtol=1e-12)
+    last = heatmaps.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    (gradient,) = torch.autograd.grad(weighted_mse(last, targets, weights), last)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)

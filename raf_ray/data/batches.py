@@ -13,10 +13,10 @@ from torch import Tensor
 
 from raf_ray.data.augment import Augmentation, apply, compose, draw_affines
 from raf_ray.data.codec import encode, image_to_heatmap
+from raf_ray.data.crops import PlainCrops, weights_of
 from raf_ray.data.people import PictureError
 from raf_ray.data.shard import Shard
-from raf_ray.data.warp import warp
-from raf_ray.filters import area_resize
+from raf_ray.data.warp import reduce, to_device, warp
 from raf_ray.resolution import Size
 
 # ImageNet's mean and standard deviation on the 0..255 scale, which every pretrained backbone expects.
@@ -36,9 +36,33 @@ class Batch:
     """(B, K) float32, 1 where the joint is labelled and inside the crop, else 0"""
     person_id: np.ndarray
     """(B,) int64, the source's own"""
+    levels: tuple[int, ...] = ()
+    """Which levels of its client's pyramid it trains, highest first; a task draws them."""
 
     def __len__(self) -> int:
         return len(self.crops)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides of a batch, before any pixel is touched."""
+
+    index: np.ndarray
+    """(B,) people of the shard"""
+    moved: Moved | None
+    """None: not augmented"""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Augmented people."""
+
+    maps: np.ndarray
+    """(B, 2, 3) float64, patches -> crops"""
+    joints: np.ndarray
+    """(B, K, 2) float64, crop pixels"""
+    labelled: np.ndarray
+    """(B, K) bool"""
 
 
 @dataclass(frozen=True)
@@ -53,27 +77,36 @@ class Level:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """(B, 3, h, w) float 0..255 -> zero mean and unit variance by ImageNet's statistics."""
-    mean, std = _statistics(images.device)
-    return (images - mean).div_(std)
+    """(B, 3, h, w) float 0..255 -> zero mean and unit variance by ImageNet's statistics, channels last in memory."""
+    pixels = images.permute(0, 2, 3, 1).contiguous()
+    mean, std = _statistics(pixels.shape[2], images.device)
+    # A row of pixels at once: three channels are too few to be one vector operation.
+    rows = (pixels.flatten(2) - mean).div_(std)
+    return rows.view(pixels.shape).permute(0, 3, 1, 2)
 
 
-@lru_cache(maxsize=8)
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
+@lru_cache(maxsize=256)
+def _statistics(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """MEAN and STD of each value of a row of pixels, (width * 3,) each."""
+    mean, std = (torch.tensor(values, device=device).repeat(width) for values in (MEAN, STD))
     return mean, std
+
+
+@lru_cache(maxsize=256)
+def _ratio(source: Size, target: Size, device: torch.device) -> Tensor:
+    """(2,) x and y pixels of `target` per pixel of `source`."""
+    return torch.tensor([target.width / source.width, target.height / source.height], device=device)
 
 
 def render_pyramid(batch: Batch, levels: Sequence[Size]) -> list[Level]:
     """Images by exact area averaging of the same crops, targets from the same joints, at each of `levels`."""
-    images = batch.crops.permute(0, 3, 1, 2).float()
-    height, width = images.shape[-2:]
+    own = Size(*batch.crops.shape[1:3])
+    pixels = batch.crops.float()
     rendered = []
     for size in levels:
-        ratio = torch.tensor([size.width / width, size.height / height], device=images.device)
-        joints = (batch.joints + 0.5) * ratio - 0.5
-        level = normalise(area_resize(images, size)).contiguous(memory_format=torch.channels_last)
-        rendered.append(Level(size, level, encode(image_to_heatmap(joints), size.heatmap)))
+        joints = (batch.joints + 0.5) * _ratio(own, size, pixels.device) - 0.5
+        targets = encode(image_to_heatmap(joints), size.heatmap)
+        rendered.append(Level(size, normalise(reduce(pixels, size).permute(0, 3, 1, 2)), targets))
     return rendered
 
 
@@ -88,15 +121,10 @@ class Batches:
     on_bad_image: Literal["stop", "skip"] = "stop"
     bad: set[int] = field(default_factory=set)
     """Indices of people left out because their picture is missing or cannot be decoded."""
-    _plain: np.ndarray | None = field(default=None, repr=False)
-    """(M, H, W, 3) uint8 unaugmented crops of the first M people, as many as the shard's limit holds"""
-    _made: np.ndarray = field(init=False, repr=False)
-    """(N,) bool: of these, which are there"""
-    _labels: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
-    """Joints (N, K, 2) and weights (N, K) of the unaugmented crops"""
+    plain: PlainCrops = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._made = np.zeros(len(self.shard), bool)
+        self.plain = PlainCrops(self.shard)
 
     def __len__(self) -> int:
         """People with a readable picture, as far as known."""
@@ -105,78 +133,65 @@ class Batches:
     @property
     def cached_mb(self) -> float:
         """Memory that crops and patches take."""
-        plain = 0 if self._plain is None else self._plain.nbytes
-        return (plain + self.shard.cached_bytes) / 2**20
+        return (self.plain.cached_bytes + self.shard.cached_bytes) / 2**20
 
-    def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """Every person once, in an order drawn from `rng`."""
+    def draws(self, rng: np.random.Generator) -> Iterator[Draw]:
+        """Every person once, in an order drawn from `rng`: batches to `render`."""
         order = rng.permutation(len(self.shard))
         for start in range(0, len(order), self.batch_size):
-            batch = self.collate(order[start : start + self.batch_size], rng)
-            if batch is not None:
-                yield batch
+            draw = self.draw(order[start : start + self.batch_size], rng)
+            if draw is not None:
+                yield draw
 
     def collate(self, index: np.ndarray, rng: np.random.Generator) -> Batch | None:
         """The people at `index` as one batch; None where none of their pictures can be read."""
+        draw = self.draw(index, rng)
+        return None if draw is None else self.render(draw)
+
+    def draw(self, index: np.ndarray, rng: np.random.Generator) -> Draw | None:
+        """Decide how the people at `index` are shown; None where none of their pictures can be read."""
         if self.on_bad_image == "skip":
-            index = index[[self._is_readable(int(i)) for i in index]]
+            index = index[np.array([self._is_readable(i) for i in index.tolist()], bool)]
         if not len(index):
             return None
-        if self.augmentation is None:
-            places, weights = self._plain_labels()
-            rows = torch.from_numpy(index)
-            plain = torch.from_numpy(self._plain_crops(index)).to(self.device)
-            return Batch(plain, places[rows], weights[rows], self.shard.person_id[index])
-        shard, maps = self.shard, self.shard.to_crop(index)
-        joints, labelled = apply(maps, shard.joints[index]), shard.visibility[index] > 0
-        drawn, mirrored = draw_affines(self.augmentation, joints, labelled, shard.size, shard.skeleton, rng)
+        return Draw(index, None if self.augmentation is None else self._move(self.augmentation, index, rng))
+
+    def _move(self, augmentation: Augmentation, index: np.ndarray, rng: np.random.Generator) -> Moved:
+        shard = self.shard
+        maps = shard.to_crop(index)
+        joints = apply(maps, shard.joints[index])
+        labelled = shard.visibility[index] > 0
+        drawn, mirrored = draw_affines(augmentation, joints, labelled, shard.size, shard.skeleton, rng)
         joints = apply(drawn, joints)
         order = shard.skeleton.flip_order
         joints[mirrored] = joints[mirrored][:, order]
         labelled = np.where(mirrored[:, None], labelled[:, order], labelled)
-        patches = [shard.patch(int(i)) for i in index]
-        crops = warp(patches, compose(drawn, maps), shard.size, self.device)
-        return Batch(crops, *self._on_device(joints, labelled), shard.person_id[index])
+        return Moved(compose(drawn, maps), joints, labelled)
 
-    def _on_device(self, joints: np.ndarray, labelled: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Joints (n, K, 2) in crop pixels, and the weights (n, K) of those that are labelled and inside."""
-        size = self.shard.size
-        inside = np.all((joints >= -0.5) & (joints < (size.width - 0.5, size.height - 0.5)), -1)
-        place, weight = (torch.tensor(a, dtype=torch.float32, device=self.device) for a in (joints, labelled & inside))
-        return place, weight
-
-    def _plain_labels(self) -> tuple[Tensor, Tensor]:
-        if self._labels is None:
-            shard = self.shard
-            everyone = np.arange(len(shard))
-            self._labels = self._on_device(apply(shard.to_crop(everyone), shard.joints), shard.visibility > 0)
-        return self._labels
-
-    def _plain_crops(self, index: np.ndarray) -> np.ndarray:
-        """(n, H, W, 3) uint8 unaugmented crops, kept in place of their patches within the shard's limit."""
-        if self._plain is None:
-            size = self.shard.size
-            most = int(self.shard.cache_mb * 2**20 / (3 * size.pixels))
-            self._plain = np.empty((min(most, len(self.shard)), size.height, size.width, 3), np.uint8)
-        for i in index[~self._made[index]]:
-            if i < len(self._plain):
-                self._plain[i] = self._plain_crop(int(i))
-                self._made[i] = True
-        if self._made[index].all():
-            return np.asarray(self._plain[index])
-        return np.stack([self._plain[i] if self._made[i] else self._plain_crop(int(i)) for i in index])
-
-    def _plain_crop(self, index: int) -> np.ndarray:
-        """(H, W, 3)"""
-        maps = self.shard.to_crop(np.array([index]))
-        return warp([self.shard.read(index)], maps, self.shard.size, torch.device("cpu"))[0].numpy()
+    def render(self, draw: Draw) -> Batch:
+        """The batch on the device. Raises PictureError."""
+        shard, moved = self.shard, draw.moved
+        if moved is None:
+            rows = torch.from_numpy(draw.index)
+            crops = self.plain.take(draw.index)
+            joints, weights = (labels[rows] for labels in self.plain.labels)
+        else:
+            crops = warp([shard.patch(i) for i in draw.index.tolist()], moved.maps, shard.size, self.device)
+            joints = torch.from_numpy(moved.joints.astype(np.float32))
+            weights = torch.from_numpy(weights_of(moved.joints, moved.labelled, shard.size).astype(np.float32))
+        return Batch(
+            crops=to_device(crops, self.device),
+            joints=to_device(joints, self.device),
+            weights=to_device(weights, self.device),
+            person_id=shard.person_id[draw.index],
+        )
 
     def _is_readable(self, index: int) -> bool:
         if index in self.bad:
             return False
         try:
             if self.augmentation is None:
-                self._plain_crops(np.array([index]))
+                self.plain.read(index)
             else:
                 self.shard.patch(index)
         except PictureError:

@@ -63,8 +63,9 @@ class DemoNet(nn.Module):
         height, width = images.shape[-2:]
         if height % 4 or width % 4:
             raise ValueError(f"DemoNet needs sides that 4 divides, got {height}x{width}")
-        padded = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
-        quarter = self.down_quarter(padded)
+        if height % STRIDE or width % STRIDE:  # F.pad copies where there is nothing to pad too
+            images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
+        quarter = self.down_quarter(images)
         eighth = self.down_eighth(quarter)
         deep = self.to_eighth(self.down_sixteenth(eighth))
         eighth = self.merge_eighth(eighth + F.interpolate(deep, scale_factor=2.0, mode="nearest"))

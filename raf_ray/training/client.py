@@ -91,7 +91,7 @@ class Client(Generic[Batch]):
         _forget_peak_memory(self.device)
         setting, tally = self.training, Tally()
         rng = np.random.default_rng([setting.seed, 1 + round_index, self.number])
-        torch.manual_seed(int(rng.integers(2**62)))
+        _seed(int(rng.integers(2**62)), self.device)
         memory = self.algorithm.init_client(self.layout) if memory is None else memory
         before = self._enter(down, memory)
         optimizer = self._optimizer(round_index, memory)
@@ -162,14 +162,14 @@ class Client(Generic[Batch]):
     def _leave(self, down: Down, before: np.ndarray, rule: LocalRule, steps: int) -> tuple[Up, Memory]:
         """The update; private entries stay here, and say nothing of themselves to the server."""
         local = self.layout.read(self.model)
-        update = self.layout.floats(local) - before
+        update = self.layout.floats(local)
+        own = {PRIVATE: update.copy()} if self._private else {}
+        update -= before
         vectors, kept = rule.finish(update[: self.layout.count("weights")], steps)
-        if self._private:
-            kept = {**kept, PRIVATE: self.layout.floats(local).copy()}
         for part in self._private:
             update[part] = 0
         up = Up(self.name, down.version, {WEIGHTS: update, **vectors}, self.layout.counters(local).copy())
-        return up, dict(kept)
+        return up, {**kept, **own}
 
     def _transform(self, up: Up, round_index: int, memory: Memory, kept: Memory) -> tuple[Up, Memory]:
         """The update as it is sent. `kept` is the last round's memory, to `memory` goes what transforms keep now."""
@@ -265,6 +265,13 @@ def _mean(pairs: list[tuple[Tensor, int]]) -> float:
 def _norm(vector: np.ndarray) -> float:
     """L2 norm, summed in float64."""
     return float(torch.linalg.vector_norm(torch.from_numpy(vector), dtype=torch.float64))
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed what draws in the model; `torch.manual_seed` asks every kind of accelerator, which takes longer."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
 
 
 def _forget_peak_memory(device: torch.device) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
-from raf_ray.data.batches import Batch, Batches, render_pyramid
+from raf_ray.data.ahead import one_ahead
+from raf_ray.data.batches import Batch, Batches, Draw, render_pyramid
 from raf_ray.objectives import Objective
 from raf_ray.objectives.levels import Sampling, draw_levels
 from raf_ray.resolution import Size
@@ -28,6 +30,8 @@ class PoseTask:
     own_share: float | None
     objective: Objective
     bf16: bool
+    ahead: bool | None = None
+    """Make the next batch on a thread while one trains; None: where a GPU trains, which leaves a core to do it."""
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -41,18 +45,28 @@ class PoseTask:
         return self.batches.cached_mb
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
-        return self.batches.epoch(rng)
+        makes = self._makes(rng)
+        on_gpu = self.batches.device.type == "cuda"
+        return one_ahead(makes) if (on_gpu if self.ahead is None else self.ahead) else (make() for make in makes)
+
+    def _makes(self, rng: np.random.Generator) -> Iterator[Callable[[], Batch]]:
+        """What makes each batch of an epoch. All that is drawn is drawn here, batch by batch: whoever makes them."""
+        for draw in self.batches.draws(rng):
+            levels = draw_levels(self.sampling, self.own_share, len(self.levels), rng)
+            yield partial(self._make, draw, levels)
+
+    def _make(self, draw: Draw, levels: tuple[int, ...]) -> Batch:
+        return replace(self.batches.render(draw), levels=levels)
 
     def step(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Step:
-        drawn = draw_levels(self.sampling, self.own_share, len(self.levels), rng)
-        levels = render_pyramid(batch, [self.levels[i] for i in drawn])
+        levels = render_pyramid(batch, [self.levels[i] for i in batch.levels])
         with torch.autocast(batch.joints.device.type, torch.bfloat16, enabled=self.bf16):
             heatmaps = [model(level.images) for level in levels]
         loss = self.objective(
             [h.float() for h in heatmaps],
             [level.targets for level in levels],
             batch.weights,
-            [self.level_weights[i] for i in drawn],
+            [self.level_weights[i] for i in batch.levels],
         )
         terms = {f"gt_{level.size}": value for level, value in zip(levels, loss.gt, strict=False)}
         # The highest level drawn has no teacher.
