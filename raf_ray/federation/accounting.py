@@ -91,12 +91,12 @@ class Account:
             seconds: of the whole round.
             left_out: clients whose own work failed.
         """
-        people = sum(receipt.people for receipt in receipts)
+        people, last = sum(receipt.people for receipt in receipts), max(arrived)
         row: Json = {
             "round": done,
             "loss": _mean((receipt.loss, receipt.people) for receipt in receipts),
             "seconds": round(seconds, 4),
-            "wait_seconds": round(math.fsum(max(arrived) - at for at in arrived) / len(arrived), 4),
+            "wait_seconds": round(math.fsum(last - at for at in arrived) / len(arrived), 4),
             "people": people,
             "people_per_s": round(people / seconds, 2),
             "forward_pixels": sum(receipt.forward_pixels for receipt in receipts),

@@ -5,6 +5,7 @@ No result depends on it: a client's round is the same wherever it is trained.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -28,14 +29,19 @@ class Dispatch:
         self._costs = dict(costs)
         self._alone: set[str] = set()
         self._waiting: dict[int, deque[str]] = {host: deque() for host in hosts}
-        load = dict.fromkeys(hosts, 0.0)
+        self._load = dict.fromkeys(hosts, 0.0)
+        """Cost that waits at each host"""
         even = sum(costs.values()) / len(hosts)
+        idlest = [(0.0, host) for host in sorted(hosts)]  # a heap; entries whose load has changed since are passed over
         for client in sorted(costs, key=lambda name: (-costs[name], name)):
             home = homes.get(client)
-            if home not in load or (load[home] and load[home] + costs[client] > OVERLOAD * even):
-                home = min(load, key=lambda host: (load[host], host))
+            if home not in self._load or (self._load[home] and self._load[home] + costs[client] > OVERLOAD * even):
+                while idlest[0][0] != self._load[idlest[0][1]]:
+                    heapq.heappop(idlest)
+                home = idlest[0][1]
             self._waiting[home].append(client)
-            load[home] += costs[client]
+            self._load[home] += costs[client]
+            heapq.heappush(idlest, (self._load[home], home))
 
     def __len__(self) -> int:
         """Clients that wait."""
@@ -44,26 +50,29 @@ class Dispatch:
     def next(self, host: int) -> list[str]:
         """The clients that a free host trains now; none where none waits."""
         own = self._waiting.setdefault(host, deque())
+        self._load.setdefault(host, 0.0)
         if not own:
-            busiest = max(self._waiting.values(), key=self._cost, default=own)
-            if not busiest:
+            busiest = max((other for other, clients in self._waiting.items() if clients), key=self._load.__getitem__,
+                          default=host)  # fmt: skip
+            if not self._waiting[busiest]:
                 return []
-            return [busiest.pop()]  # its shortest
+            return self._taken(busiest, [self._waiting[busiest].pop()])  # its shortest
         if own[0] in self._alone:
-            return [own.popleft()]
-        left = sum(map(self._cost, self._waiting.values()))
-        most = left / len(self._waiting) / PART
+            return self._taken(host, [own.popleft()])
+        most = sum(self._load.values()) / len(self._waiting) / PART
         chunk = [own.popleft()]
         cost = self._costs[chunk[0]]
         while own and own[0] not in self._alone and cost + self._costs[own[0]] <= most:
             cost += self._costs[own[0]]
             chunk.append(own.popleft())
-        return chunk
+        return self._taken(host, chunk)
 
     def put_back(self, host: int, clients: Sequence[str]) -> None:
         """They wait again, each to be trained alone, so that the one that ends a process is known."""
         self._alone.update(clients)
         self._waiting[host].extendleft(reversed(clients))
+        self._load[host] += sum(self._costs[client] for client in clients)
 
-    def _cost(self, clients: deque[str]) -> float:
-        return sum(self._costs[client] for client in clients)
+    def _taken(self, host: int, clients: list[str]) -> list[str]:
+        self._load[host] -= sum(self._costs[client] for client in clients)
+        return clients
