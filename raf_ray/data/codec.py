@@ -32,13 +32,14 @@ def heatmap_to_image(points: Tensor) -> Tensor:
 def encode(points: Tensor, size: Size, sigma: float = SIGMA) -> Tensor:
     """Unbiased Gaussian targets of peak 1: (B, K, 2) points in heatmap pixels -> (B, K, h, w).
 
-    `size` is the heatmap's. The Gaussian is separable, so a batch is one outer product.
+    `size` is the heatmap's. The Gaussian is separable, so a batch is one outer product, channels last in memory as
+    a network's heatmaps are.
     """
     grid_x = torch.arange(size.width, device=points.device, dtype=points.dtype)
     grid_y = torch.arange(size.height, device=points.device, dtype=points.dtype)
-    along_x = torch.exp(-((grid_x - points[..., 0, None]) ** 2) / (2 * sigma**2))
-    along_y = torch.exp(-((grid_y - points[..., 1, None]) ** 2) / (2 * sigma**2))
-    return along_y[..., :, None] * along_x[..., None, :]
+    along_x = torch.exp(-((grid_x[:, None] - points[:, None, :, 0]) ** 2) / (2 * sigma**2))
+    along_y = torch.exp(-((grid_y[:, None] - points[:, None, :, 1]) ** 2) / (2 * sigma**2))
+    return (along_y[:, :, None] * along_x[:, None]).permute(0, 3, 1, 2)
 
 
 def decode(heatmaps: Tensor, method: Literal["argmax", "dark"] = "argmax") -> tuple[Tensor, Tensor]:

@@ -108,7 +108,7 @@ def _bring_together(
         else:
             size = chosen[0].shape[-2:]
             taught = [_interpolate(t, size, resize) for t in chosen]
-        mean = torch.stack(taught).mean(0).detach()
+        mean = taught[0].detach() if len(taught) == 1 else torch.stack(taught).mean(0)
     if resize == "matched":
         return student, mean
     return _interpolate(student, mean.shape[-2:], resize), mean
