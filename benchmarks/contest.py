@@ -21,7 +21,7 @@ from benchmarks.peers.environments import PeerMissing, run_peer
 from benchmarks.people import mixed, words, write_people
 
 ENGINE, BARE, FLOWER, PFL = "raf-ray", "bare", "flower", "pfl_research"
-SETTINGS = ((3, 600, 4, 3), (100, 16, 4, 3), (1000, 16, 2, 2))
+SETTINGS = ((3, 600, 3, 3), (100, 16, 4, 3), (1000, 16, 2, 1))
 """Clients, people of each, rounds (the first is not counted), turns"""
 QUICK = ((3, 24, 2, 1),)
 SAME = 1e-3
@@ -102,7 +102,6 @@ def efficiency(quick: bool = False) -> Section:
                       "(`benchmarks/bare.py`), on the same cores, taking turns; first rounds left out")  # fmt: skip
     for levels in (1, 3):
         for clients, people, rounds, turns in QUICK if quick else SETTINGS:
-            turns = 1 if clients == 1000 and levels == 3 else turns
             runs = contest(clients, people, rounds, turns, levels, peers=levels == 1 and not quick)
             ours, bare = runs[ENGINE].speeds, runs[BARE].speeds
             name = f"{clients:,} x {people}, {'one level' if levels == 1 else 'three levels'}"

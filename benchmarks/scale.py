@@ -18,7 +18,7 @@ import psutil
 from benchmarks.figures import Section
 from benchmarks.people import mixed, words
 
-PEOPLE = 16
+PEOPLE = 4
 """Of a client, where each trains in each round"""
 SETTINGS = ((18, 3), (100, 6), (1000, 3), (10_000, 2))
 """Clients a round, rounds: the first, in which processes warm up and pixels are drawn, is not counted"""

@@ -36,6 +36,9 @@ with its longest client, and on two cores a demo round is a tenth shorter so."""
 STILL_WAITING = 60.0
 """Seconds without news after which the log says who is waited for. Ray reports a death by itself."""
 
+SLOWEST_START = 120.0
+"""Seconds that a process may take to be there on a busy machine, beyond which there is no room for it: a choice."""
+
 FIRST_PAUSE = 0.25
 """Seconds before a second try, doubled before each further one: a choice."""
 
@@ -78,15 +81,22 @@ class Crew:
         Raises RunError where without them nobody could train the clients of some tier.
         """
         begun, most = time.monotonic(), self._spec.hosts.wait_for_room_s
-        while self._building and (left := begun + most - time.monotonic()) > 0:
-            if ready := ray.wait(list(self._building), num_returns=1, timeout=left)[0]:
+        while self._building:
+            missing = self._missing()
+            last = begun + (max(most, SLOWEST_START) if missing else most)
+            if (left := last - time.monotonic()) <= 0:
+                break
+            if ready := ray.wait(list(self._building), num_returns=1, timeout=min(left, 1.0))[0]:
                 self._settle(ready[0])
-        for kind in {host.share.tier for host in self.hosts}:
-            own = [host for host in self.hosts if host.share.tier == kind]
-            if not any(host.alive for host in own):
-                raise no_room(own[0].name, most)
+        if missing := self._missing():
+            raise no_room(missing, max(most, SLOWEST_START))
         if self._building:
             log.warning("no room yet for %s", ", ".join(self.hosts[i].name for i in self._building.values()))
+
+    def _missing(self) -> str | None:
+        """A host of a tier that has none alive."""
+        living = {host.share.tier for host in self.hosts if host.alive}
+        return next((host.name for host in self.hosts if host.share.tier not in living), None)
 
     def wait(self, calls: list[Any]) -> list[Any]:
         """The next of `calls` that has come to something; none where instead a host is ready to be called.
@@ -128,7 +138,7 @@ class Crew:
     def ready_evaluator(self) -> Any:
         """The evaluator's actor, built."""
         if not self.evaluator.alive:
-            most = self._spec.hosts.wait_for_room_s
+            most = max(self._spec.hosts.wait_for_room_s, SLOWEST_START)
             if not ray.wait([self.evaluator.actor.__ray_ready__.remote()], timeout=most)[0]:
                 raise no_room(EVALUATOR, most)
             try:

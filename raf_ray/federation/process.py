@@ -51,7 +51,7 @@ class Process:
 
 def no_room(name: str, seconds: float) -> RunError:
     return RunError(
-        f"no room on the cluster for {name} in {seconds:g} s (resources.wait_for_room_s): others took what was free or "
+        f"no room on the cluster for {name} in {seconds:g} s: others took what was free or "
         "a node was lost; free some, then --resume"
     )
 
