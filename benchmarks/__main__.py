@@ -33,8 +33,8 @@ GOALS: dict[str, Callable[[bool], Section]] = {
     "pipeline": pipeline,
     "deaths": deaths,
     "overhead": overhead,
-    "efficiency": efficiency,
     "peers": peers,
+    "efficiency": efficiency,
     "scale": scale,
 }
 """The default"""
