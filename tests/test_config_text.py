@@ -146,7 +146,7 @@ def test_anchors_aliases_and_merge_keys_are_understood(tmp_path):
         ("data.people_per_client=1000000000000", "data.people_per_client: input should be less than or equal to 10000"),
         ("data.val_people=1000000000000", "data.val_people: input should be less than or equal to 1000000"),
         ("data.synthetic_height=1000000000", "data.synthetic_height: input should be less than or equal to 4096"),
-        ("federation.clients={high: 1000000}", "federation.clients: "),
+        ("federation.clients={high: 10000000}", "federation.clients: "),
     ],
     ids=lambda text: text[:30].encode("ascii", "replace").decode(),
 )
