@@ -46,11 +46,11 @@ class Section:
     def ratio(self, name: str, pairs: Sequence[float], better: Better, bound: float) -> None:
         """The ratio of two things that were measured side by side, several times.
 
-        Missed where the 95 % interval of the pairs lies wholly on the wrong side, met where the median is on the right
-        one, else undecided.
+        Missed where the 95 % interval of the pairs lies wholly on the wrong side, met where the median of several is on
+        the right one, else undecided.
         """
         middle, (low, high) = statistics.median(pairs), interval(pairs)
-        met = middle >= bound if better == "at least" else middle <= bound
+        met = len(pairs) > 1 and (middle >= bound if better == "at least" else middle <= bound)
         missed = high < bound if better == "at least" else low > bound
         verdict: Verdict = "met" if met else "missed" if missed else "undecided"
         shown = f"{middle:.2f}" + (f" ({low:.2f} to {high:.2f})" if math.isfinite(high) else " (one pair)")

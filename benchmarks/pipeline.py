@@ -46,7 +46,8 @@ class ByHand(Dataset[Any]):
         picture, joints = self._pictures[index], people.joints[index]
         visible, centre = people.visibility[index] > 0, people.centre[index]
         if rng.random() < 0.5:
-            picture, width, order = picture[:, ::-1], picture.shape[1], people.skeleton.flip_order
+            width, order = picture.shape[1], people.skeleton.flip_order
+            picture = np.ascontiguousarray(picture[:, ::-1])
             joints = np.stack([width - 1 - joints[order, 0], joints[order, 1]], axis=1)
             visible, centre = visible[order], np.array([width - 1 - centre[0], centre[1]])
         zoom = float(np.clip(1 + 0.25 * rng.standard_normal(), 0.75, 1.25))
@@ -63,7 +64,7 @@ class ByHand(Dataset[Any]):
         self, picture: np.ndarray, places: np.ndarray, visible: np.ndarray, size: Size, warp: np.ndarray
     ) -> list[np.ndarray]:
         """Image (3, h, w), targets (K, h/4, w/4), weights (K,)."""
-        crop = cv2.warpAffine(np.ascontiguousarray(picture), warp, (size.width, size.height), flags=cv2.INTER_LINEAR)
+        crop = cv2.warpAffine(picture, warp, (size.width, size.height), flags=cv2.INTER_LINEAR)
         image = ((crop.astype(np.float32) - self._mean) / self._std).transpose(2, 0, 1)
         h, w = size.heatmap.height, size.heatmap.width
         targets, weights = np.zeros((len(places), h, w), np.float32), np.zeros(len(places), np.float32)
