@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -11,6 +13,9 @@ from raf_ray.algorithms.interface import Memory
 from raf_ray.errors import described
 from raf_ray.federation.aggregation import ExactSum, Weigher, check_summable
 from raf_ray.training.exchange import Down, LocalClient, OpenClient, Receipt, Up, Workplace
+
+GIVE_BACK_SECONDS = 5.0
+"""Between two times that memory is given back: a choice."""
 
 OPEN_MB = 0.02
 """Of an open client beside its pixels: labels and records of 16 people, as measured."""
@@ -59,6 +64,7 @@ class Host:
         self._mb: dict[int, float] = {}
         """Memory of each one's pixels, when it last trained"""
         self._held_mb = 0.0
+        self._given_back = time.monotonic()
 
     def open(self, number: int) -> LocalClient:
         if number not in self._open:
@@ -110,7 +116,20 @@ class Host:
             receipts.append(receipt)
             done(receipt)
             self._make_room(turn.number)
+        self._give_back_memory()
         return Trained(alone if alone is not None else total.narrowed(), tuple(receipts), tuple(failures)), kept
+
+    def _give_back_memory(self) -> None:
+        """Return free pages to the system.
+
+        A client's crops, which stay, among updates, which go, keep glibc's heap from shrinking by itself: a process of
+        600 open clients of 4 people held 1.6 GB so, and 0.9 GB after it (30 ms).
+        """
+        if time.monotonic() - self._given_back > GIVE_BACK_SECONDS:
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+            if trim is not None:
+                trim(0)
+            self._given_back = time.monotonic()
 
     def _make_room(self, last: int) -> None:
         self._held_mb -= self._mb.get(last, 0.0)
