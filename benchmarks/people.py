@@ -14,9 +14,6 @@ from raf_ray.data.batches import Batches
 from raf_ray.request.assembly import federation_spec, prepare
 from raf_ray.training.exchange import Workplace
 
-TIERS = {"high": (128, 96), "mid": (96, 72), "low": (64, 48)}
-"""The demo's, height x width"""
-
 
 def words(clients: Mapping[str, int], people: int, rounds: int, levels: int) -> list[str]:
     """The command line of such a federation: plain regression at one level, or RAF's loss at up to three."""

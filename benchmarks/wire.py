@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
 from rich.table import Table
 
+from benchmarks.parts import VITPOSE_S, median_seconds
 from raf_ray.federation.aggregation import to_fixed_point
 
-ENTRIES = 24_300_000
-"""Of ViTPose-S"""
 CLIENTS, COHORT = 16, 1000
 
 Encoded = tuple[np.ndarray, ...]
@@ -62,36 +59,26 @@ WAYS: dict[str, tuple[Callable[[np.ndarray], Encoded], Callable[[Encoded], np.nd
 }
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    work()
-    found = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - begin)
-    return statistics.median(found)
-
-
 def _sum(std: float) -> np.ndarray:
     """(n,) int64, of updates whose entries have this standard deviation"""
     rng = np.random.default_rng(0)
-    total = np.zeros(ENTRIES, np.int64)
+    total = np.zeros(VITPOSE_S, np.int64)
     for _ in range(CLIENTS):
-        total += to_fixed_point(rng.normal(0, std, ENTRIES).astype(np.float32), 1 / COHORT)[0]
+        total += to_fixed_point(rng.normal(0, std, VITPOSE_S).astype(np.float32), 1 / COHORT)[0]
     return total
 
 
 def wire() -> Table:
     """`Host` sends int32 where the sum's bound allows, else int64."""
     small, large = _sum(0.01), _sum(1.0)
-    table = Table(title=f"wire: the sum of {CLIENTS} of {COHORT} updates of {ENTRIES / 1e6:.1f}M entries",
+    table = Table(title=f"wire: the sum of {CLIENTS} of {COHORT} updates of {VITPOSE_S / 1e6:.1f}M entries",
                   title_justify="left")  # fmt: skip
     for column in ("as", "MB", "ms to write and read", "exact at std 0.01", "at 1", "pays below"):
         table.add_column(column, justify="left" if column == "as" else "right")
     for name, (encode, decode) in WAYS.items():
         size = sum(part.nbytes for part in encode(small))
         exact = ["yes" if (decode(encode(total)) == total).all() else "no" for total in (small, large)]
-        seconds = _seconds(lambda encode=encode, decode=decode: decode(encode(small)))  # type: ignore[misc]
+        seconds = median_seconds(lambda encode=encode, decode=decode: decode(encode(small)))  # type: ignore[misc]
         spared = small.nbytes - size
         link = f"{8 * spared / seconds / 1e9:.1f} Gbit/s" if spared else "-"
         table.add_row(name, f"{size / 1e6:.0f}", f"{1e3 * seconds:.0f}", *exact, link)

@@ -10,7 +10,6 @@ from raf_ray.cluster.packing import SLACK, Bundle, Free, largest_share
 from raf_ray.cluster.shares import (
     DRIVER_CPUS,
     EVALUATOR_CPUS,
-    LABEL,
     NODE_ID,
     ActorShares,
     HostShare,
@@ -20,7 +19,7 @@ from raf_ray.cluster.shares import (
     are_comfortable,
     counts_by_tier,
     hosts_by_tier,
-    largest_scale,
+    marked,
     placed,
 )
 from raf_ray.errors import InputError
@@ -41,7 +40,7 @@ def free_nodes() -> list[Bundle]:
             **{name: free.get(name, 0.0) for name in ("CPU", "GPU", "memory")},
             **({HERE: 1.0} if node == here else {}),
             NODE_ID + node: inf,
-            **{f"{LABEL}{key}={value}": inf for key, value in labels.get(node, {}).items()},
+            **marked(labels.get(node, {}), inf),
         }
         for node, free in available_resources_per_node().items()
     ]
@@ -51,11 +50,7 @@ def all_nodes() -> list[Bundle]:
     """What the connected cluster's living nodes have, free or not, and the marks of their labels."""
     import ray
 
-    return [
-        {**node["Resources"], **{f"{LABEL}{key}={value}": inf for key, value in (node.get("Labels") or {}).items()}}
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    return [{**node["Resources"], **marked(node.get("Labels") or {}, inf)} for node in ray.nodes() if node["Alive"]]
 
 
 def plan_federation(nodes: Sequence[Bundle], needs: Sequence[TierNeed], clients_per_actor: PerActor) -> ActorShares:
@@ -91,7 +86,7 @@ def check_needs(needs: Sequence[TierNeed], nodes: Sequence[Bundle]) -> None:
     for need in needs:
         if need.gpus > 1 and need.gpus != int(need.gpus):
             raise InputError(f"resources.gpus_per_client={need.gpus:g}: above 1 Ray takes whole GPUs only")
-        marks = [f"{LABEL}{key}={value}" for key, value in need.labels.items()]
+        marks = marked(need.labels, 1.0)
         if not any(all(mark in node for mark in marks) for node in nodes):
             told = ", ".join(f"{key}={value}" for key, value in need.labels.items())
             raise InputError(
@@ -191,7 +186,7 @@ def _by_tier(
     counts = counts_by_tier(
         needs, clients_per_actor, comfortable, lambda tried: find(tried, 0.0) is not None, max(cores, len(needs))
     )
-    hosts = find(counts, largest_scale(lambda scale: find(counts, scale) is not None))
+    hosts = find(counts, largest_share(1.0, lambda scale: find(counts, scale) is not None))
     if hosts is None:
         asked = " + ".join(_shown(need, count) for need, count in zip(needs, counts, strict=True))
         raise InputError(

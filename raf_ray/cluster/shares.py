@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Literal
 
-from raf_ray.cluster.packing import FINEST, Bundle, Free, largest_share
+from raf_ray.cluster.packing import FINEST, Bundle, Free
 
 DRIVER_CPUS = 0.1
 EVALUATOR_CPUS = 0.3
@@ -18,6 +18,12 @@ ACTOR_BYTES = 0.5e9
 
 LABEL, NODE_ID = "label:", "node_id:"
 """Marks among a node's resources: a label that it has, as key=value, and who it is. They are never used up."""
+
+
+def marked(labels: Mapping[str, str], amount: float) -> Bundle:
+    """Labels as marks among resources."""
+    return {f"{LABEL}{key}={value}": amount for key, value in labels.items()}
+
 
 PerActor = int | Literal["auto"]
 
@@ -49,8 +55,7 @@ class HostShare:
     """Id of the node that it is meant for; None: any"""
 
     def bundle(self) -> Bundle:
-        marks = {f"{LABEL}{key}={value}": 1.0 for key, value in self.labels.items()}
-        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {}), **marks}
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {}), **marked(self.labels, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,3 @@ def counts_by_tier(
         else:
             break
     return counts
-
-
-def largest_scale(fits: Callable[[float], bool]) -> float:
-    """The largest CPU share of the costliest client, up to 1, that `fits`; 0: there is none."""
-    return largest_share(1.0, fits)

@@ -39,7 +39,7 @@ def measured_gpus(prepared: Prepared) -> dict[str, float]:
         # A process of its own for each: what one has allocated counts for the next otherwise.
         task = ray.remote(num_cpus=0, num_gpus=1, max_calls=1, max_retries=0)(partial(dry_step, spec))
         try:
-            shares[tier.name] = ray.get(task.remote(plans[first], data[first])).gpu_share
+            shares[tier.name] = ray.get(task.remote(plans[first], data[first]))
         except RayError as error:
             raise RunError(f"a step of tier {tier.name} failed on a GPU, to measure its memory: {error}") from error
     return shares

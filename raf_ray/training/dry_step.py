@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
@@ -20,22 +18,12 @@ MARGIN = 1.15
 """For what the allocator does not give back between sizes: a choice."""
 
 
-@dataclass(frozen=True)
-class DryStep:
-    """The largest need of some steps."""
-
-    gpu_share: float
-    """Of a whole GPU's memory; 0 where there is none"""
-    peak_bytes: int
-    """That PyTorch allocated on the GPU"""
-
-
-def dry_step(spec: ClientSpec, plan: ClientPlan, data: ClientData) -> DryStep:
-    """Take a client's first steps on a model of its own and measure their memory."""
+def dry_step(spec: ClientSpec, plan: ClientPlan, data: ClientData) -> float:
+    """Take a client's first steps on a model of its own: the share of a GPU's memory that they need; 0 without one."""
     client = spec.build(plan, data)
     device = client.device
     if device.type != "cuda":
-        return DryStep(0.0, 0)
+        return 0.0
     torch.cuda.reset_peak_memory_stats(device)
     rng = np.random.default_rng(0)
     optimizer = build_optimizer(client.model, spec.training.optimizer)
@@ -45,7 +33,7 @@ def dry_step(spec: ClientSpec, plan: ClientPlan, data: ClientData) -> DryStep:
         step.loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     peak = torch.cuda.max_memory_allocated(device)
-    return DryStep(gpu_share(peak, torch.cuda.get_device_properties(device).total_memory), peak)
+    return gpu_share(peak, torch.cuda.get_device_properties(device).total_memory)
 
 
 def gpu_share(peak_bytes: float, total_bytes: float) -> float:
