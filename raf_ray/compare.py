@@ -50,7 +50,7 @@ def methods_of(config: Config) -> dict[str, Config]:
     merge(plus, read_yaml(preset_path("raf_plus")))
     plain = ObjectiveConfig(name="heatmap", levels=levels)
     methods: dict[str, Config] = {}
-    for tier in [tier.name for tier in plans.tiers]:
+    for tier in plans.counts():
         if tier == "mixed":
             raise InputError("--compare names its runs by tiers, and fedavg-mixed is one of all; rename tier 'mixed'")
         methods[f"fedavg-{tier}"] = _with(config, plain, [tier] * len(plans))

@@ -43,28 +43,24 @@ class Room:
                 controller.stop_trial(trial)
 
 
-class InOrder(FIFOScheduler):  # type: ignore[misc]
+class Looking:
+    """In front of a scheduler of Tune: looks for room whenever a trial is chosen."""
+
+    def __init__(self, room: Room, **scheduler: Any) -> None:
+        super().__init__(**scheduler)
+        self._room = room
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        self._room.look(tune_controller)
+        return super().choose_trial_to_run(tune_controller)  # type: ignore[misc]
+
+
+class InOrder(Looking, FIFOScheduler):  # type: ignore[misc]
     """Every trial trains to its end."""
 
-    def __init__(self, room: Room) -> None:
-        super().__init__()
-        self._room = room
 
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        self._room.look(tune_controller)
-        return super().choose_trial_to_run(tune_controller)
-
-
-class ReplayingAsha(ASHAScheduler):  # type: ignore[misc]
+class ReplayingAsha(Looking, ASHAScheduler):  # type: ignore[misc]
     """ASHA that stops no trial in a history that is told again (that was decided before), nor one that is done."""
-
-    def __init__(self, room: Room, **asha: Any) -> None:
-        super().__init__(**asha)
-        self._room = room
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        self._room.look(tune_controller)
-        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)

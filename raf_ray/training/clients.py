@@ -5,15 +5,34 @@ So a hundred thousand clients are a few arrays, which processes of a machine sha
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard
 from raf_ray.resolution import Size
+
+Item = TypeVar("Item")
+
+
+class MadeWhenAsked(Sequence[Item]):
+    """A sequence whose items come from their places, one by one."""
+
+    @abstractmethod
+    def make(self, number: int) -> Item:
+        """Item `number`, from 0."""
+
+    @overload
+    def __getitem__(self, number: int) -> Item: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Item]: ...
+    def __getitem__(self, number: int | slice) -> Item | Sequence[Item]:
+        places = range(len(self))[number]
+        return self.make(places) if isinstance(places, int) else [self.make(place) for place in places]
 
 
 @dataclass(frozen=True)
@@ -40,7 +59,7 @@ class ClientPlan:
 
 
 @dataclass(frozen=True)
-class Plans(Sequence[ClientPlan]):
+class Plans(MadeWhenAsked[ClientPlan]):
     """All clients before they exist, in order; each is called client-TIER-NNN, numbered from 000 in its tier."""
 
     tiers: tuple[TierPlan, ...]
@@ -53,15 +72,8 @@ class Plans(Sequence[ClientPlan]):
     def __len__(self) -> int:
         return len(self.tier)
 
-    @overload
-    def __getitem__(self, number: int) -> ClientPlan: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[ClientPlan]: ...
-    def __getitem__(self, number: int | slice) -> ClientPlan | Sequence[ClientPlan]:
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
+    def make(self, number: int) -> ClientPlan:
         tier = self.tiers[self.tier[number]]
-        number = range(len(self))[number]
         name = client_name(tier.name, int(self.place[number]))
         return ClientPlan(name, number, tier.name, tier.size, tier.levels, tier.level_weights)
 
@@ -92,7 +104,7 @@ class ClientData:
 
 
 @dataclass(frozen=True)
-class OwnedPeople(Sequence[ClientData]):
+class OwnedPeople(MadeWhenAsked[ClientData]):
     """Clients that own people of one source: rows of one table, client by client."""
 
     people: People
@@ -113,20 +125,13 @@ class OwnedPeople(Sequence[ClientData]):
     def __len__(self) -> int:
         return len(self.upsampled)
 
-    @overload
-    def __getitem__(self, number: int) -> ClientData: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[ClientData]: ...
-    def __getitem__(self, number: int | slice) -> ClientData | Sequence[ClientData]:
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
-        number = range(len(self))[number]
+    def make(self, number: int) -> ClientData:
         own = self.people.take(self.rows[self.start[number] : self.start[number + 1]])
         return ClientData(own, len(own), float(self.upsampled[number]))
 
 
 @dataclass(frozen=True)
-class OwnedShards(Sequence[ClientData]):
+class OwnedShards(MadeWhenAsked[ClientData]):
     """Clients whose shards are opened one by one."""
 
     clients: tuple[ClientData, ...]
@@ -146,11 +151,7 @@ class OwnedShards(Sequence[ClientData]):
     def __len__(self) -> int:
         return len(self.clients)
 
-    @overload
-    def __getitem__(self, number: int) -> ClientData: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[ClientData]: ...
-    def __getitem__(self, number: int | slice) -> ClientData | Sequence[ClientData]:
+    def make(self, number: int) -> ClientData:
         return self.clients[number]
 
 
