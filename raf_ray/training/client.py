@@ -20,7 +20,7 @@ from raf_ray.state import Layout
 from raf_ray.training.diagnosis import name_cause
 from raf_ray.training.exchange import Down, Receipt, Up
 from raf_ray.training.moments import read_moments, write_moments
-from raf_ray.training.optimizer import OptimizerSpec, build_optimizer, learning_rate, set_learning_rate
+from raf_ray.training.optimizer import LocalOptimizer, OptimizerSpec, build_optimizer, learning_rate, set_learning_rate
 from raf_ray.training.task import Batch, Step, Task
 from raf_ray.training.tracing import Tracer
 from raf_ray.transforms.interface import Transform
@@ -99,7 +99,7 @@ class Client(Generic[Batch]):
         tracer = Tracer(self.device) if round_index == self.traced_round else None
         for batch in self._batches(rng, tracer):
             step = self.task.step(self.model, batch, rng)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             rule.loss(self.model, step.loss).backward()  # type: ignore[no-untyped-call]
             rule.gradients(self.model)
             if setting.optimizer.clip is not None:
@@ -205,7 +205,7 @@ class Client(Generic[Batch]):
         self.model.zero_grad(set_to_none=True)
         return np.asarray((total / max(people, 1)).cpu().numpy())
 
-    def _optimizer(self, round_index: int, memory: Memory) -> torch.optim.Optimizer:
+    def _optimizer(self, round_index: int, memory: Memory) -> LocalOptimizer:
         setting = self.training
         optimizer = build_optimizer(self.model, setting.optimizer)
         moments = {name.removeprefix(MOMENTS): values for name, values in memory.items() if name.startswith(MOMENTS)}

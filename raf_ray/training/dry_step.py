@@ -29,7 +29,7 @@ def dry_step(spec: ClientSpec, plan: ClientPlan, data: ClientData) -> float:
     optimizer = build_optimizer(client.model, spec.training.optimizer)
     for _, batch in zip(range(STEPS), client.task.epoch(rng), strict=False):
         step = client.task.step(client.model, batch, rng)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         step.loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     peak = torch.cuda.max_memory_allocated(device)
