@@ -7,7 +7,6 @@ The clients are dealt to processes by their pixels, longest first; a round ends 
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from typing import Any
@@ -18,6 +17,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.peers import arguments
 from raf_ray.models.demo import DemoNet
 
 TIERS = {"high": (128, 96), "mid": (96, 72), "low": (64, 48)}
@@ -147,12 +147,7 @@ def load(model: torch.nn.Module, names: list[str], state: Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bare", description=__doc__)
-    parser.add_argument("people")
-    parser.add_argument("--levels", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--processes", type=int, default=2)
-    asked = parser.parse_args()
+    asked = arguments(__doc__)
     context = mp.get_context("spawn")
     size = sum(value.numel() for value in fresh(asked.people).state_dict().values())
     sums, losses = torch.zeros(asked.processes, size).share_memory_(), torch.zeros(asked.processes).share_memory_()

@@ -5,7 +5,6 @@ The same people, batches, seeds, rounds and first state; contestants take turns,
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import statistics
@@ -17,7 +16,8 @@ from pathlib import Path
 
 from benchmarks.figures import Section
 from benchmarks.peers.environments import PeerMissing, run_peer
-from benchmarks.people import mixed, words, write_people
+from benchmarks.people import command, mixed, write_people
+from raf_ray.runs.folder import RunFolder
 
 ENGINE, BARE, FLOWER, PFL = "raf-ray", "bare", "flower", "pfl_research"
 SETTINGS = ((3, 600, 3, 3), (100, 16, 4, 3), (1000, 16, 2, 1))
@@ -42,13 +42,10 @@ def engine(clients: int, people: int, rounds: int, levels: int) -> dict[str, obj
     """The command of this project, a whole process of its own."""
     with tempfile.TemporaryDirectory(prefix="raf-ray-benchmark-") as place:
         folder = Path(place) / "run"
-        command = [sys.executable, "-m", "raf_ray.run", "--address", "local", "--output", str(folder),
-                   *words(mixed(clients), people, rounds, levels)]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command(folder, mixed(clients), people, rounds, levels), capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
-        with open(folder / "rounds.csv", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = RunFolder(folder).read_rows("rounds.csv")
         total = json.loads((folder / "results.json").read_text())["totals"]["seconds"]
     return {
         "seconds": [float(row["seconds"]) for row in rows],

@@ -18,7 +18,7 @@ from raf_ray import load_config, run_federation
 from raf_ray.cluster.connect import connect, disconnect
 from raf_ray.federation.events import ClientsFinished, RoundFinished, RoundStarted
 
-WORDS = ("federation.checkpoint_every=1", "data.people_per_client=200", "resources.retries=3")
+WORDS = ("federation.checkpoint_every=1", "resources.retries=3")
 
 
 class Kills:
@@ -57,7 +57,7 @@ class Kills:
 
 def deaths(quick: bool = False) -> Section:
     rounds = 4 if quick else 11
-    config = load_config(overrides=[*words(mixed(6), 100, rounds, 1), *WORDS, "resources.clients_per_actor=3"])
+    config = load_config(overrides=[*words(mixed(6), 200, rounds, 1), *WORDS, "resources.clients_per_actor=3"])
     section = Section("deaths", f"6 clients of 200 people on two hosts, one killed in each of {rounds - 1} rounds, "
                       "against the same run undisturbed")  # fmt: skip
     connect("local", dashboard=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ def words(clients: Mapping[str, int], people: int, rounds: int, levels: int) -> 
         "evaluation.resolutions=[64x48]", f"evaluation.every={rounds}", f"federation.checkpoint_every={rounds}",
         "tracking.mlflow=false", "optimizer.schedule=constant", "optimizer.lr=1e-3",
     ]  # fmt: skip
+
+
+def command(folder: Path, clients: Mapping[str, int], people: int, rounds: int, levels: int) -> list[str]:
+    """The same as a command of its own, on a cluster of its own."""
+    return [sys.executable, "-m", "raf_ray.run", "--address", "local", "--output", str(folder),
+            *words(clients, people, rounds, levels)]  # fmt: skip
 
 
 def mixed(count: int) -> dict[str, int]:

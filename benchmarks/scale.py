@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,7 +14,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.figures import Section
-from benchmarks.people import mixed, words
+from benchmarks.people import command, mixed
+from raf_ray.runs.folder import RunFolder
 
 PEOPLE = 4
 """Of a client, where each trains in each round"""
@@ -85,10 +84,9 @@ class Cost:
 def measure(clients: int, people: int, rounds: int, *more: str) -> Cost:
     with tempfile.TemporaryDirectory(prefix="raf-ray-benchmark-") as place:
         folder = Path(place) / "run"
-        command = [sys.executable, "-m", "raf_ray.run", "--address", "local", "--output", str(folder),
-                   *words(mixed(clients), people, rounds, 1), *more]  # fmt: skip
+        asked = [*command(folder, mixed(clients), people, rounds, 1), *more]
         begin = time.perf_counter()
-        process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = psutil.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         memory = Memory(process)
         memory.start()
         said, _ = process.communicate()
@@ -96,8 +94,7 @@ def measure(clients: int, people: int, rounds: int, *more: str) -> Cost:
         memory.stop()
         if process.returncode:
             raise RuntimeError(said[-3000:])
-        with open(folder / "rounds.csv", encoding="utf-8") as file:
-            took = [float(row["seconds"]) for row in csv.DictReader(file)][1:]
+        took = [float(row["seconds"]) for row in RunFolder(folder).read_rows("rounds.csv")][1:]
     return Cost(seconds, statistics.median(took), memory.all, memory.driver)
 
 

@@ -127,7 +127,8 @@ def test_training_does_not_import_torchs_compiler():
         "import sys; from raf_ray import load_config, run_federation; "
         "run_federation(load_config(overrides=['federation.engine=in_process', 'federation.rounds=1', "
         "'data.people_per_client=4', 'data.val_people=4', 'data.test_people=4', 'tracking.mlflow=false']), "
-        "sys.argv[1], watchers=[]); assert 'torch.optim.adamw' in sys.modules; assert 'torch._dynamo' not in sys.modules"
+        "sys.argv[1], watchers=[]); "
+        "assert 'torch.optim.adamw' in sys.modules and 'torch._dynamo' not in sys.modules"
     )
     with tempfile.TemporaryDirectory() as place:
         done = subprocess.run([sys.executable, "-c", code, f"{place}/run"], capture_output=True, text=True)

@@ -6,7 +6,6 @@ as there are cores; arrays and not models on the wire; what a client needs made 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -23,6 +22,8 @@ from flwr.clientapp import ClientApp  # noqa: E402
 from flwr.serverapp import Grid, ServerApp  # noqa: E402
 from flwr.serverapp.strategy import FedAvg  # noqa: E402
 from flwr.simulation import run_simulation  # noqa: E402
+
+from benchmarks.peers import arguments  # noqa: E402
 
 PEOPLE, LEVELS = "BENCHMARK_PEOPLE", "BENCHMARK_LEVELS"
 """Environment variables by which the processes of clients learn what to train"""
@@ -77,14 +78,11 @@ class Timed(FedAvg):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.flower", description=__doc__)
-    parser.add_argument("people")
-    for name, default in (("levels", 3), ("rounds", 4), ("processes", 2)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    asked = parser.parse_args()
-    os.environ.update({PEOPLE: asked.people, LEVELS: str(asked.levels)})
     from benchmarks.bare import fresh
     from benchmarks.peers.flower import train as train_by_name  # not of __main__, which actors do not have
+
+    asked = arguments(__doc__)
+    os.environ.update({PEOPLE: asked.people, LEVELS: str(asked.levels)})
 
     file = np.load(asked.people)
     clients = sum(name.startswith("tier_") for name in file)

@@ -14,6 +14,8 @@ import sys
 import time
 from typing import Any
 
+from benchmarks.peers import arguments
+
 BEGAN = float(os.environ.setdefault("BENCHMARK_BEGAN", str(time.time())))
 
 
@@ -106,11 +108,7 @@ def work(asked: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.pfl_research", description=__doc__)
-    parser.add_argument("people")
-    for name, default in (("levels", 3), ("rounds", 4), ("processes", 2)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    asked = parser.parse_args()
+    asked = arguments(__doc__)
     if asked.processes > 1 and "LOCAL_RANK" not in os.environ:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={asked.processes}",
                    "-m", "benchmarks.peers.pfl_research", *sys.argv[1:]]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 
 from raf_ray.cluster.planner import free_nodes, plan_federation
 from raf_ray.cluster.shares import ActorShares, PerActor
@@ -21,8 +21,11 @@ def shares_of(prepared: Prepared) -> ActorShares:
     return plan_federation(free_nodes(), needs, resources.clients_per_actor)
 
 
+@lru_cache(maxsize=16)
 def measured_gpus(prepared: Prepared) -> dict[str, float]:
     """Tier -> share of a GPU, by the memory of its first client's steps on one; 0 where the cluster has none free.
+
+    Measured once for a request: it is planned to be told of, and again when it runs.
 
     Raises RunError where a step fails there.
     """

@@ -47,9 +47,9 @@ from raf_ray.training.spec import OpenClients
 LoadData = Callable[[Config, Plans, Sequence[Split]], tuple[Owned, dict[str, People]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
-    """A checked request, ready to run."""
+    """A checked request, ready to run. It is equal to itself alone."""
 
     config: Config
     plans: Plans
