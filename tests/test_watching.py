@@ -227,7 +227,7 @@ def test_a_clients_round_is_traced_into_the_run_folder(traced):
     (path,) = traced.glob("*trace*")
     assert path.name == "trace-client-low-000-round-2.json"
     names = {event["name"] for event in json.loads(path.read_text())["traceEvents"]}
-    assert {"batch 1", "batch 2", "batch 3", "aten::conv2d", "Optimizer.step#AdamW.step"} <= names
+    assert {"batch 1", "batch 2", "batch 3", "aten::conv2d", "Optimizer.step#adamw"} <= names
     assert "batch 4" not in names
     assert str(path) in (traced / "run.log").read_text()
 
