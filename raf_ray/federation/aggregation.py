@@ -19,6 +19,8 @@ from raf_ray.training.exchange import Up
 FRACTION_BITS = 40
 """Resolution 2^-40 (9e-13): finer than float32's own at any weight above 1e-5; range +- 8.4 million."""
 SCALE = float(2**FRACTION_BITS)
+CHUNK = 2**15
+"""Entries that are converted at a time, so that what is between float32 and int64 stays in a core's cache."""
 
 
 class UpdateError(RunError):
@@ -48,10 +50,25 @@ def to_fixed_point(vector: np.ndarray, weight: float = 1.0) -> tuple[np.ndarray,
     The weight enters the one float64 multiplication, so it costs the vector no bits.
     Raises UpdateError for NaN, Inf (numpy would cast them silently) and for values beyond int64.
     """
-    largest = _largest(vector, weight)
-    fixed = np.multiply(vector, weight * SCALE, dtype=np.float64)
-    np.rint(fixed, out=fixed)
-    return fixed.astype(np.int64), int(largest * SCALE) + 1
+    largest, total = _largest(vector, weight), np.zeros(vector.shape, np.int64)
+    _add_to(total, vector, weight)
+    return total, _bound(largest)
+
+
+def _bound(largest: float) -> int:
+    return int(largest * SCALE) + 1
+
+
+def _add_to(total: np.ndarray, vector: np.ndarray, weight: float) -> None:
+    """Add (n,) float32 times `weight` to (n,) int64, in place."""
+    floats, integers = np.empty(CHUNK), np.empty(CHUNK, np.int64)
+    for begin in range(0, vector.size, CHUNK):
+        part = total[begin : begin + CHUNK]
+        fixed, whole = floats[: part.size], integers[: part.size]
+        np.multiply(vector[begin : begin + CHUNK], weight * SCALE, out=fixed, dtype=np.float64)
+        np.rint(fixed, out=fixed)
+        np.copyto(whole, fixed, casting="unsafe")
+        part += whole
 
 
 @dataclass
@@ -81,12 +98,20 @@ class FixedSum:
     bound: int
     """No entry of `total` is larger than this."""
 
+    def add(self, vector: np.ndarray, weight: float, largest: float) -> None:
+        """Add `vector` times `weight`, of which no entry is larger than `largest`."""
+        self._grow(round(weight * SCALE), _bound(largest))
+        _add_to(self.total, vector, weight)
+
     def merge(self, other: FixedSum) -> None:
-        if self.bound + other.bound >= 2**63:
-            raise UpdateError("the sum of the clients' updates overflows 64-bit fixed point")
+        self._grow(other.weight, other.bound)
         self.total += other.total
-        self.weight += other.weight
-        self.bound += other.bound
+
+    def _grow(self, weight: int, bound: int) -> None:
+        if self.bound + bound >= 2**63:
+            raise UpdateError("the sum of the clients' updates overflows 64-bit fixed point")
+        self.weight += weight
+        self.bound += bound
 
     def copy(self) -> FixedSum:
         """A sum of its own, in int64."""
@@ -115,17 +140,23 @@ class ExactSum:
 
         Raises UpdateError where a vector cannot be summed; the sum is then as it was.
         """
-        fixed = {name: to_fixed_point(vector, weights[name]) for name, vector in up.vectors.items()}
-        self._merge(
-            {name: FixedSum(total, round(weights[name] * SCALE), bound) for name, (total, bound) in fixed.items()},
-            up.counters,
-            1,
-        )
+        largest = {name: _largest(vector, weights[name]) for name, vector in up.vectors.items()}
+        if self.counters is None:
+            self.sums = {name: FixedSum(np.zeros(vector.shape, np.int64), 0, 0) for name, vector in up.vectors.items()}
+        for name, vector in up.vectors.items():
+            self.sums[name].add(vector, weights[name], largest[name])
+        self._count(up.counters, 1)
 
     def merge(self, other: ExactSum) -> None:
         """Add the sum of several clients."""
-        if other.counters is not None:
-            self._merge(other.sums, other.counters, other.clients)
+        if other.counters is None:
+            return
+        if self.counters is None:
+            self.sums = {name: part.copy() for name, part in other.sums.items()}
+        else:
+            for name, part in other.sums.items():
+                self.sums[name].merge(part)
+        self._count(other.counters, other.clients)
 
     def narrowed(self) -> ExactSum:
         """The same, as it goes over a wire; only to be merged into another."""
@@ -135,12 +166,6 @@ class ExactSum:
         """Name -> (n,) float64 weighted mean of those who answered, whoever they were."""
         return {name: part.mean() for name, part in self.sums.items()}
 
-    def _merge(self, sums: Mapping[str, FixedSum], counters: np.ndarray, clients: int) -> None:
-        if self.counters is None:
-            self.sums = {name: part.copy() for name, part in sums.items()}
-            self.counters = counters.copy()
-        else:
-            for name, part in sums.items():
-                self.sums[name].merge(part)
-            np.maximum(self.counters, counters, out=self.counters)
+    def _count(self, counters: np.ndarray, clients: int) -> None:
+        self.counters = counters.copy() if self.counters is None else np.maximum(self.counters, counters)
         self.clients += clients
