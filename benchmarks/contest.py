@@ -103,8 +103,11 @@ def _count(run: Run, found: dict[str, object], people: int) -> None:
 
 
 def efficiency(quick: bool = False) -> Section:
-    section = Section("efficiency", "people/s of the engine over those of a plain PyTorch loop in two processes "
-                      "(`benchmarks/bare.py`), on the same cores, taking turns; pairs of rounds, first ones left out")  # fmt: skip
+    section = Section(
+        "efficiency",
+        "people/s of the engine over those of a plain PyTorch loop in two processes "
+        "(`benchmarks/bare.py`) on the same cores, by turns; pairs of rounds but the first",
+    )
     for levels in (1, 3):
         for clients, people, rounds, turns in QUICK if quick else SETTINGS:
             runs = contest(clients, people, rounds, turns, levels, peers=False)
@@ -119,7 +122,7 @@ def efficiency(quick: bool = False) -> Section:
 def peers(quick: bool = False) -> Section:
     about = (
         "people/s of the engine over those of other simulators, each in an environment of its own, "
-        "one level, taking turns; pairs of rounds, first ones left out; equal final losses"
+        "one level, taking turns; pairs of rounds but the first; equal final losses"
     )
     section = Section("peers", about)
     goals = {(FLOWER, 100): 2.0, (FLOWER, 1000): 3.0, (PFL, 3): 1.0, (PFL, 100): 1.0, (PFL, 1000): 1.0}
