@@ -168,7 +168,7 @@ def test_pyramid_levels_come_from_the_same_crop_and_the_same_joints():
     high, low = render_pyramid(batch, [Size(128, 96), Size(64, 48)])
     crop = batch.crops[0].numpy()
     reduced = cv2.resize(crop, (48, 64), interpolation=cv2.INTER_AREA)
-    expected = normalise(torch.from_numpy(reduced).permute(2, 0, 1)[None].float())
+    expected = normalise(torch.from_numpy(reduced)[None]).permute(0, 3, 1, 2)
     assert (low.images[:1] - expected).abs().max() < 1.0 / 55
     assert high.targets.shape == (4, 16, 32, 24) and low.targets.shape == (4, 16, 16, 12)
     points = image_to_heatmap((batch.joints + 0.5) / 2 - 0.5)
@@ -246,8 +246,15 @@ def test_crops_are_reduced_by_the_same_areas_on_every_device(size):
     assert (reduce(crops, size) - expected).abs().max() < 1e-3
 
 
-def test_normalised_images_have_imagenets_statistics_and_channels_last():
-    images = torch.rand(2, 3, 8, 12) * 255
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    found = normalise(images)
-    assert torch.equal(found, (images - mean) / std) and found.is_contiguous(memory_format=torch.channels_last)
+def test_normalised_crops_have_imagenets_statistics():
+    crops = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 64, 48, 3), np.uint8))
+    assert torch.equal(normalise(crops), (crops.float() - torch.tensor(MEAN)) / torch.tensor(STD))
+
+
+def test_images_of_a_pyramid_lie_channels_last_in_memory():
+    people = synthetic_people(0, "train", np.arange(4), 160.0)
+    batch = Batches(cut_shard(people, Size(64, 48), NO_MARGINS), 4, None, CPU).collate(
+        np.arange(4), np.random.default_rng(0)
+    )
+    for level in render_pyramid(batch, [Size(64, 48), Size(48, 36)]):
+        assert level.images.is_contiguous(memory_format=torch.channels_last)

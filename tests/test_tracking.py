@@ -120,7 +120,7 @@ def test_the_logged_model_finds_the_joints_that_the_runs_model_finds(finished):
         pictures = np.random.default_rng(0).integers(0, 256, (2, height, width, 3)).astype(np.uint8)
         joints = model.predict(pictures)
         with torch.inference_mode():
-            heatmaps = plain(normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2).float())).numpy()
+            heatmaps = plain(normalise(torch.from_numpy(pictures)).permute(0, 3, 1, 2)).numpy()
         np.testing.assert_allclose(joints[..., 2], heatmaps.max((2, 3)), rtol=1e-4)
         row, column = np.unravel_index(heatmaps[1, 5].argmax(), heatmaps.shape[2:])
         # The heatmap's pixel in the middle of the picture's 4, and a quarter of it for the refinement.

@@ -26,4 +26,6 @@ class FedAvg(Algorithm):
     def server_step(
         self, weights: np.ndarray, mean: Vectors, server: Memory, cohort: Cohort
     ) -> tuple[np.ndarray, Memory]:
-        return weights + mean[WEIGHTS], server
+        step = mean[WEIGHTS]
+        step += weights  # in place: nobody else has it
+        return step, server

@@ -123,5 +123,5 @@ class Algorithm(ABC):
 
         Args:
             weights: (num_weights,) float32 global weights.
-            mean: name -> (n,) float64 weighted mean of what the clients sent.
+            mean: name -> (n,) float64 weighted mean of what the clients sent; arrays of its own, which may be changed.
         """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,7 +16,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 from raf_ray.addresses import host_and_port, knock
 from raf_ray.cluster.manners import mask_command_line, print_errors
@@ -23,8 +27,9 @@ from raf_ray.cluster.places import check_places, is_same_place
 from raf_ray.errors import InputError
 from raf_ray.terminal import printable
 
-LOCAL_STORE_BYTES = 512 * 2**20
-"""Object store of a private local cluster: several states of the largest built-in model that a laptop trains."""
+LEAST_STORE_BYTES, MOST_STORE_BYTES = 512 * 2**20, 4 * 2**30
+"""Object store of a private local cluster: an eighth of the memory within these bounds; it takes memory as it fills.
+A round of three clients of ViTPose-S holds 0.6 GB there, and what does not fit goes through the disk."""
 
 TOKEN_ADVICE = (
     "set RAY_AUTH_MODE=token, with the cluster's token in RAY_AUTH_TOKEN or in ~/.ray/auth_token (`ray get-auth-token` "
@@ -81,7 +86,7 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
             private = False
         elif target in (None, "local"):
             context = ray.init(
-                address="local", include_dashboard=dashboard, object_store_memory=LOCAL_STORE_BYTES, **common
+                address="local", include_dashboard=dashboard, object_store_memory=_store_bytes(), **common
             )
             private = True
         else:
@@ -113,6 +118,12 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
     where = "private local cluster" if private else f"cluster at {context.address_info['gcs_address']}"
     watch = f", dashboard http://{url}" if url else ""
     return Cluster(f"Ray: {where} ({size}){watch}")
+
+
+def _store_bytes() -> int:
+    memory, shared = psutil.virtual_memory().total, Path("/dev/shm")
+    most = int(0.9 * shutil.disk_usage(shared).free) if shared.is_dir() else MOST_STORE_BYTES
+    return max(LEAST_STORE_BYTES, min(memory // 8, most, MOST_STORE_BYTES))
 
 
 def _restore_handlers(handlers: dict[signal.Signals, Any]) -> None:

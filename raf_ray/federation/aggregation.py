@@ -7,8 +7,10 @@ and whoever shares an actor, and memory does not grow with the number of clients
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -21,6 +23,8 @@ FRACTION_BITS = 40
 SCALE = float(2**FRACTION_BITS)
 CHUNK = 2**15
 """Entries that are converted at a time, so that what is between float32 and int64 stays in a core's cache."""
+PARALLEL = 2**20
+"""Entries from which on several threads are worth their start."""
 
 
 class UpdateError(RunError):
@@ -51,7 +55,7 @@ def to_fixed_point(vector: np.ndarray, weight: float = 1.0) -> tuple[np.ndarray,
     Raises UpdateError for NaN, Inf (numpy would cast them silently) and for values beyond int64.
     """
     largest, total = _largest(vector, weight), np.zeros(vector.shape, np.int64)
-    _add_to(total, vector, weight)
+    _add_to(total, vector, weight, 1)
     return total, _bound(largest)
 
 
@@ -59,16 +63,39 @@ def _bound(largest: float) -> int:
     return int(largest * SCALE) + 1
 
 
-def _add_to(total: np.ndarray, vector: np.ndarray, weight: float) -> None:
+def _add_to(total: np.ndarray, vector: np.ndarray, weight: float, threads: int) -> None:
     """Add (n,) float32 times `weight` to (n,) int64, in place."""
-    floats, integers = np.empty(CHUNK), np.empty(CHUNK, np.int64)
-    for begin in range(0, vector.size, CHUNK):
-        part = total[begin : begin + CHUNK]
-        fixed, whole = floats[: part.size], integers[: part.size]
-        np.multiply(vector[begin : begin + CHUNK], weight * SCALE, out=fixed, dtype=np.float64)
-        np.rint(fixed, out=fixed)
-        np.copyto(whole, fixed, casting="unsafe")
-        part += whole
+
+    def add(chunks: Iterator[slice]) -> None:
+        floats, integers = np.empty(CHUNK), np.empty(CHUNK, np.int64)
+        for chunk in chunks:
+            part = total[chunk]
+            fixed, whole = floats[: part.size], integers[: part.size]
+            np.multiply(vector[chunk], weight * SCALE, out=fixed, dtype=np.float64)
+            np.rint(fixed, out=fixed)
+            np.copyto(whole, fixed, casting="unsafe")
+            part += whole
+
+    _share(vector.size, threads, add)
+
+
+def _share(size: int, threads: int, work: Callable[[Iterator[slice]], None]) -> None:
+    """Deal the chunks of a vector to threads: numpy lets others run while it works on one."""
+    count = threads if size >= PARALLEL else 1
+    edges = [size * i // count for i in range(count + 1)]
+
+    def chunks(begin: int, end: int) -> Iterator[slice]:
+        return (slice(at, min(at + CHUNK, end)) for at in range(begin, end, CHUNK))
+
+    if count == 1:
+        work(chunks(0, size))
+    else:
+        list(_pool(threads).map(work, map(chunks, edges[:-1], edges[1:])))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
 
 
 @dataclass
@@ -98,14 +125,19 @@ class FixedSum:
     bound: int
     """No entry of `total` is larger than this."""
 
-    def add(self, vector: np.ndarray, weight: float, largest: float) -> None:
+    def add(self, vector: np.ndarray, weight: float, largest: float, threads: int) -> None:
         """Add `vector` times `weight`, of which no entry is larger than `largest`."""
         self._grow(round(weight * SCALE), _bound(largest))
-        _add_to(self.total, vector, weight)
+        _add_to(self.total, vector, weight, threads)
 
-    def merge(self, other: FixedSum) -> None:
+    def merge(self, other: FixedSum, threads: int) -> None:
         self._grow(other.weight, other.bound)
-        self.total += other.total
+
+        def add(chunks: Iterator[slice]) -> None:
+            for chunk in chunks:
+                self.total[chunk] += other.total[chunk]
+
+        _share(self.total.size, threads, add)
 
     def _grow(self, weight: int, bound: int) -> None:
         if self.bound + bound >= 2**63:
@@ -121,9 +153,16 @@ class FixedSum:
         """The same numbers in half the bytes, where they fit: sums of small updates, or of a small part of a cohort."""
         return self if self.bound >= 2**31 else FixedSum(self.total.astype(np.int32), self.weight, self.bound)
 
-    def mean(self) -> np.ndarray:
+    def mean(self, threads: int) -> np.ndarray:
         """(n,) float64"""
-        return self.total / self.weight
+        found = np.empty(self.total.shape)
+
+        def divide(chunks: Iterator[slice]) -> None:
+            for chunk in chunks:
+                np.divide(self.total[chunk], self.weight, out=found[chunk])
+
+        _share(found.size, threads, divide)
+        return found
 
 
 @dataclass
@@ -134,6 +173,8 @@ class ExactSum:
     counters: np.ndarray | None = None
     """Entrywise maximum of the clients' counters: they count batches, and an average of counts means nothing."""
     clients: int = 0
+    threads: int = 1
+    """That large vectors are added by"""
 
     def add(self, up: Up, weights: Mapping[str, float]) -> None:
         """Add one client's vectors, each with its weight; weights of a name add up to about 1 over a cohort.
@@ -144,7 +185,7 @@ class ExactSum:
         if self.counters is None:
             self.sums = {name: FixedSum(np.zeros(vector.shape, np.int64), 0, 0) for name, vector in up.vectors.items()}
         for name, vector in up.vectors.items():
-            self.sums[name].add(vector, weights[name], largest[name])
+            self.sums[name].add(vector, weights[name], largest[name], self.threads)
         self._count(up.counters, 1)
 
     def merge(self, other: ExactSum) -> None:
@@ -155,7 +196,7 @@ class ExactSum:
             self.sums = {name: part.copy() for name, part in other.sums.items()}
         else:
             for name, part in other.sums.items():
-                self.sums[name].merge(part)
+                self.sums[name].merge(part, self.threads)
         self._count(other.counters, other.clients)
 
     def narrowed(self) -> ExactSum:
@@ -164,7 +205,7 @@ class ExactSum:
 
     def mean(self) -> dict[str, np.ndarray]:
         """Name -> (n,) float64 weighted mean of those who answered, whoever they were."""
-        return {name: part.mean() for name, part in self.sums.items()}
+        return {name: part.mean(self.threads) for name, part in self.sums.items()}
 
     def _count(self, counters: np.ndarray, clients: int) -> None:
         self.counters = counters.copy() if self.counters is None else np.maximum(self.counters, counters)

@@ -81,14 +81,13 @@ class Host:
         weigher: Weigher,
         go_on: bool,
         at: Callable[[str], None] = lambda client: None,
-        done: Callable[[Receipt], None] = lambda receipt: None,
     ) -> tuple[Trained, list[Memory]]:
         """Train the clients one after the other from the same state.
 
         Args:
             memories: what each kept; None: nothing yet.
             go_on: after a client that fails too.
-            at: told the client that it is at; `done`, what came of it.
+            at: told the client that it is at.
 
         Returns:
             The answer, and what each client keeps; {} where it has no receipt.
@@ -114,7 +113,6 @@ class Host:
                     continue
                 break
             receipts.append(receipt)
-            done(receipt)
             self._make_room(turn.number)
         self._give_back_memory()
         return Trained(alone if alone is not None else total.narrowed(), tuple(receipts), tuple(failures)), kept

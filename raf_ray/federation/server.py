@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from raf_ray.transforms.interface import Transform
 
 TRANSFORMS = 2**31 + 2
 """Stream of the seed that transforms draw from on the server; cohorts have 2**31."""
+THREADS = min(8, os.cpu_count() or 1)
+"""That updates are added by: most come when their clients have left the cores. Eight fill the memory's channels."""
 
 
 @dataclass
@@ -69,7 +72,7 @@ class RoundSum:
     weigher: Weigher
     people: Mapping[str, int]
     """Client -> people it owns"""
-    total: ExactSum = field(default_factory=ExactSum)
+    total: ExactSum = field(default_factory=lambda: ExactSum(threads=THREADS))
 
     def add(self, part: Up | ExactSum) -> None:
         """One client's update, or the weighed sum of several. Raises UpdateError where it cannot be summed."""

@@ -40,7 +40,7 @@ class KeypointModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         found = []
         for start in range(0, len(pictures), self._config.evaluation.batch_size):
             crops = torch.from_numpy(pictures[start : start + self._config.evaluation.batch_size])
-            images = normalise(crops.permute(0, 3, 1, 2).float())
+            images = normalise(crops).permute(0, 3, 1, 2)
             points, peaks = decode(self._model(images), self._config.evaluation.decode)
             found.append(torch.cat([heatmap_to_image(points), peaks.unsqueeze(-1)], dim=-1).numpy())
         return np.concatenate(found)
