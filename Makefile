@@ -26,7 +26,7 @@ test-slow: $(READY)
 	@$(BIN)/python -m pytest -q -m slow
 
 test-two-nodes: $(READY)
-	@$(BIN)/python -m pytest -q -m slow -rs tests/test_two_nodes.py -k "not comes_back and not search_goes_on"
+	@$(BIN)/python -m pytest -q -m "slow and not rare" -rs tests/test_two_nodes.py
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """A cluster of two nodes, each in a network namespace of its own, joined by a cable: needs root and iproute2.
 
-`make test-two-nodes` runs this file.
+`make test-two-nodes` runs this file, `make test-slow` its rare tests too.
 """
 
 from __future__ import annotations
@@ -195,7 +195,14 @@ LONG = (*WORDS, CLIENTS, "federation.rounds=8", "data.people_per_client=24")
 KEEPS = ("algorithm.name=scaffold", "optimizer.reset_each_round=false", "federation.checkpoint_every=2")
 
 
-@pytest.mark.parametrize(("more", "at"), [((), "round 2/8"), (KEEPS, "round 2/8"), (KEEPS, "round 3/8")])
+@pytest.mark.parametrize(
+    ("more", "at"),
+    [
+        pytest.param((), "round 2/8", marks=pytest.mark.rare),
+        pytest.param(KEEPS, "round 2/8", marks=pytest.mark.rare),
+        (KEEPS, "round 3/8"),
+    ],
+)
 def test_a_lost_node_changes_the_time_and_not_the_bits(more, at, tmp_path):
     """Where clients keep vectors, those that the node held are read from the checkpoint or made again."""
     words = [*LONG, *more]
@@ -215,6 +222,7 @@ def test_a_lost_node_changes_the_time_and_not_the_bits(more, at, tmp_path):
     assert_same(tmp_path / "run", reference.folder)
 
 
+@pytest.mark.rare
 def test_a_node_that_comes_back_is_used_again(tmp_path):
     words = [*LONG, "federation.rounds=24"]
     with cluster() as nodes:
@@ -268,6 +276,7 @@ def test_a_search_over_two_nodes_keeps_its_run_folders_on_the_commands_node(two_
     assert_same(tmp_path / "out" / trials(tmp_path / "out")[0]["folder"], reference.folder)
 
 
+@pytest.mark.rare
 def test_a_search_goes_on_with_the_hosts_that_a_lost_node_leaves(tmp_path):
     """The trial that trains, and the next one in its reservation, of which a part has no room any more."""
     text = TINY.replace("rounds: 3, engine: in_process", "rounds: 8, clients: {high: 2, mid: 2}").replace(
