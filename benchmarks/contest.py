@@ -20,7 +20,7 @@ from benchmarks.people import command, mixed, write_people
 from raf_ray.runs.folder import RunFolder
 
 ENGINE, BARE, FLOWER, PFL = "raf-ray", "bare", "flower", "pfl_research"
-SETTINGS = ((3, 600, 3, 3), (100, 16, 4, 3), (1000, 16, 3, 1))
+SETTINGS = ((3, 600, 3, 2), (100, 16, 4, 2), (1000, 16, 3, 1))
 """Clients, people of each, rounds (the first is not counted), turns"""
 QUICK = ((3, 24, 2, 1),)
 SAME = 1e-3

@@ -16,7 +16,8 @@ from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import MPII16
 from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.data.warp import warp_grid_sample, warp_opencv
-from raf_ray.federation.aggregation import ExactSum, to_fixed_point
+from raf_ray.federation.aggregation import ExactSum
+from raf_ray.federation.server import THREADS
 from raf_ray.resolution import Size
 from raf_ray.training.exchange import Up
 
@@ -80,15 +81,19 @@ def batches() -> Table:
 def exact_sum() -> Table:
     """The server's work on one update of ViTPose-S's size, against the float sum it replaces."""
     update = np.random.default_rng(0).normal(0, 1e-3, VITPOSE_S).astype(np.float32)
-    fixed, _ = to_fixed_point(update, 1 / 3)
-    total = np.zeros_like(fixed)
-    floats = np.zeros(VITPOSE_S, np.float32)
+    up, weights, floats = Up("one", 0, {"weights": update}, np.zeros(0, np.int64)), {"weights": 1 / 3}, update.copy()
+    part = ExactSum()
+    part.add(up, weights)
     table = Table(title=f"sum: one update of {VITPOSE_S / 1e6:.1f}M entries", title_justify="left")
     table.add_column("step")
     table.add_column("ms", justify="right")
     table.add_row("float32 sum (depends on the order)", f"{1e3 * median_seconds(lambda: floats.__iadd__(update)):.0f}")
-    table.add_row("weigh and round to int64", f"{1e3 * median_seconds(lambda: to_fixed_point(update, 1 / 3)):.0f}")
-    table.add_row("add int64", f"{1e3 * median_seconds(lambda: total.__iadd__(fixed)):.0f}")
+    for threads in dict.fromkeys((1, THREADS)):
+        total = ExactSum(threads=threads)
+        adds = median_seconds(lambda total=total: total.add(up, weights))  # type: ignore[misc]
+        merges = median_seconds(lambda total=total: total.merge(part))  # type: ignore[misc]
+        table.add_row(f"an update: weigh, round, add to int64; threads: {threads}", f"{1e3 * adds:.0f}")
+        table.add_row(f"a partial sum of int64; threads: {threads}", f"{1e3 * merges:.0f}")
     return table
 
 
