@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from raf_ray.algorithms.fedavg import FedAvg
-from raf_ray.federation.aggregation import ExactSum, UpdateError, Weigher, to_fixed_point
+from raf_ray.federation.aggregation import PARALLEL, ExactSum, UpdateError, Weigher, to_fixed_point
 from raf_ray.federation.server import Server
 from raf_ray.state import Layout
 from raf_ray.training.exchange import Up
@@ -103,6 +103,18 @@ def test_the_mean_does_not_depend_on_who_shares_an_actor(groups):
         together.merge(partial)
     assert np.array_equal(alone.mean()["weights"], together.mean()["weights"])
     assert together.clients == 5
+
+
+def test_several_threads_and_their_edges_make_the_sum_of_plain_numpy():
+    rng, size = np.random.default_rng(0), PARALLEL + 7
+    vectors = [rng.normal(size=size).astype(np.float32) for _ in range(3)]
+    total, part = ExactSum(threads=3), ExactSum()
+    for vector, into in zip(vectors, (total, part, part), strict=True):
+        into.add(Up("c", 0, {"weights": vector}, np.zeros(0, np.int64)), {"weights": 1 / 3})
+    total.merge(part)
+    expected = sum(np.rint(vector.astype(np.float64) * (1 / 3 * 2.0**40)).astype(np.int64) for vector in vectors)
+    assert np.array_equal(total.sums["weights"].total, expected)
+    assert np.array_equal(total.mean()["weights"], expected / (3 * round(2**40 / 3)))
 
 
 @pytest.mark.parametrize(("size", "kind"), [(1e-6, np.int32), (1.0, np.int64)])
