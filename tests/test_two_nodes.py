@@ -290,7 +290,7 @@ def test_a_search_goes_on_with_the_hosts_that_a_lost_node_leaves(tmp_path):
         while process.poll() is None and not list((tmp_path / "out").glob("tune/0000-*/federation/scores.csv")):
             time.sleep(0.2)
         nodes.kill_second()
-        said = process.communicate(timeout=240)[0]
+        said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said
     search = load_search(file, words)
     for trial in trials(tmp_path / "out"):
