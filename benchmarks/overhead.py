@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 import tempfile
 import time
@@ -97,8 +96,7 @@ def engine_seconds(count: int, hosts: int) -> list[float]:
         for event in OnRay(shares).run(spec, folder, None):
             if isinstance(event, Failed):
                 raise RuntimeError(event.message)
-        with open(folder / "rounds.csv", encoding="utf-8") as file:
-            return [float(row["seconds"]) for row in csv.DictReader(file)][1:]
+        return [float(row["seconds"]) for row in folder.read_rows("rounds.csv")][1:]
 
 
 def copies_seconds(count: int, hosts: int) -> list[float]:

@@ -70,7 +70,8 @@ class ClientHost:
         trained, kept = self._host.train(down, round_index, turns, memories, weigher, go_on, at)
         self._log.doing = f"round {round_index + 1}"
         # One record for all: Ray's log monitor reads each, which took a hundredth of two cores with small clients.
-        log.info("trained %s", "; ".join(map(_told, trained.receipts)))
+        if trained.receipts:
+            log.info("trained %s", "; ".join(map(_told, trained.receipts)))
         return trained, *kept
 
 
