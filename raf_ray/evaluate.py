@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("run", metavar="RUN", help="run folder, or the URI of one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as evaluation.flip_test=true")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON instead of a table")
     return parser
@@ -37,13 +37,14 @@ def main(words: Sequence[str]) -> None:
     from rich.table import Table
 
     from raf_ray.data.pictures import size_notes
+    from raf_ray.experiment.place import reading_folder
     from raf_ray.files import without_nan
     from raf_ray.metrics import title_of
-    from raf_ray.paths import given_path
-    from raf_ray.saved import load_run, scorer_of_run
+    from raf_ray.saved import MODEL_FILES, load_run, scorer_of_run
     from raf_ray.terminal import make_console, warn
 
-    run = load_run(given_path(arguments.run, "RUN"), arguments.overrides)
+    with reading_folder(arguments.run, "RUN", MODEL_FILES) as folder:
+        run = load_run(folder, arguments.overrides)
     scorer, sizes = scorer_of_run(run)
     split = run.config.evaluation.split
     console = make_console(120)

@@ -7,12 +7,18 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from raf_ray.errors import InputError
 
 Json = dict[str, Any]
 """A JSON object or a mapping of config keys: whoever takes something out of it knows, or checks, what it is."""
+
+
+class Readable(Protocol):
+    """A file by its path, or an object of a storage."""
+
+    def read_bytes(self) -> bytes: ...
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -47,7 +53,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, allow_nan=False, default=float) + "\n")
 
 
-def read_text(path: Path, what: str, remedy: str = "check the path") -> str:
+def read_text(path: Readable, what: str, remedy: str = "check the path") -> str:
     """The text of a file of UTF-8, with or without a byte order mark, or of UTF-16 or -32.
 
     Args:
@@ -66,7 +72,7 @@ def read_text(path: Path, what: str, remedy: str = "check the path") -> str:
         ) from None
 
 
-def read_json(path: Path, what: str, remedy: str = "check the path") -> Any:
+def read_json(path: Readable, what: str, remedy: str = "check the path") -> Any:
     """The content of a JSON file of UTF-8, with or without a byte order mark (or UTF-16 or -32 with one).
 
     Args:
@@ -88,7 +94,7 @@ def read_json(path: Path, what: str, remedy: str = "check the path") -> Any:
         raise InputError(f"{what} {path} is not valid JSON ({error}); where it was cut off, fetch it anew") from error
 
 
-def _read_bytes(path: Path, what: str, remedy: str) -> bytes:
+def _read_bytes(path: Readable, what: str, remedy: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:

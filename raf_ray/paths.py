@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from raf_ray.errors import InputError, abridged
+from raf_ray.storage import is_uri
 
 
 def given_path(text: str | os.PathLike[str], what: str) -> Path:
@@ -22,6 +23,10 @@ def given_path(text: str | os.PathLike[str], what: str) -> Path:
     named = os.fspath(text)
     if not named.strip():
         raise InputError(f"{what} is empty; give a path")
+    if is_uri(named):
+        raise InputError(
+            f"{what} {named} is a URI, and this takes folders and files of this machine alone; give a path"
+        )
     if "\0" in named:
         raise InputError(f"{what}: {named!r} holds a NUL character, which no path can; correct it")
     try:

@@ -47,14 +47,16 @@ def main(words: Sequence[str]) -> None:
     import numpy as np
 
     from raf_ray.data.pictures import read_picture, shown_path
+    from raf_ray.experiment.place import reading_folder
     from raf_ray.models import size_divisor
     from raf_ray.paths import existing_file, given_path
     from raf_ray.report.plots import draw_people
     from raf_ray.request.plans import plan_clients, trained_sizes
     from raf_ray.resolution import check_divides, parse_size
-    from raf_ray.saved import load_run, predict, skeleton_of_run
+    from raf_ray.saved import MODEL_FILES, load_run, predict, skeleton_of_run
 
-    run = load_run(given_path(arguments.run, "RUN"))
+    with reading_folder(arguments.run, "RUN", MODEL_FILES) as folder:
+        run = load_run(folder)
     own = trained_sizes(plan_clients(run.config))[0]
     size = parse_size(arguments.size) if arguments.size else own
     check_divides(size, size_divisor(run.model), "--size")

@@ -15,6 +15,7 @@ from raf_ray.errors import InputError
 from raf_ray.masking import masked_in
 from raf_ray.paths import given_path
 from raf_ray.resolution import tier_label
+from raf_ray.storage import is_uri, open_storage
 
 if TYPE_CHECKING:
     from raf_ray.data.prepared.shards import Written
@@ -48,7 +49,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_arguments(parser)
-    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the shards")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        required=True,
+        help="folder for the shards, or the URI of one such as s3://BUCKET/shards",
+    )
     parser.add_argument("--encoding", choices=("png", "jpeg"), default="png", help="of pictures (default: png)")
     parser.add_argument("--clients-per-file", metavar="N", type=int, default=CLIENTS_PER_FILE,
                         help=f"clients in one Parquet file (default: {CLIENTS_PER_FILE})")  # fmt: skip
@@ -62,7 +68,8 @@ def main(words: Sequence[str]) -> None:
     if arguments.clients_per_file < 1:
         raise InputError(f"--clients-per-file {arguments.clients_per_file}: it must be at least 1")
     config = config_from(arguments)
-    output = given_path(arguments.output, "--output")
+    given = arguments.output
+    output = open_storage(given, "--output", writes=True) if is_uri(given) else given_path(given, "--output")
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raf_ray.cli import Parser, add_config_arguments, config_from, run_command
 from raf_ray.config import Config
 from raf_ray.config.help import PRECEDENCE, key_lines, preset_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 EXAMPLES = """examples:
   python -m raf_ray.run                                     the demo: RAF on three tiers of synthetic people
@@ -30,7 +35,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_arguments(parser)
-    parser.add_argument("--output", metavar="DIR", help="run folder (default: a new one below runs/)")
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="run folder, or the URI of one such as s3://BUCKET/mine (default: a new one below runs/)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
     parser.add_argument("--address", help="Ray cluster: HOST:PORT, auto, local for a private one, or the dashboard's "
@@ -53,19 +62,29 @@ def main(words: Sequence[str]) -> None:
         config_from(arguments)  # what is wrong here is said here
         submit("raf_ray.run", words, dashboard, _kind(arguments), print)
         return
-    config = _resumed_config(arguments) or config_from(arguments)
 
-    from raf_ray.compare import compare
-    from raf_ray.experiment.run import new_folder, run_federation
-    from raf_ray.experiment.watching import watchers_for
-    from raf_ray.paths import given_path
-    from raf_ray.report.tables import results_table, upsampled_lines
-    from raf_ray.terminal import make_console
+    from raf_ray.experiment.place import working_folder
+    from raf_ray.experiment.run import new_folder
+    from raf_ray.terminal import make_console, warn
 
     console = make_console()
-    output = (
-        given_path(arguments.output, "--output") if arguments.output else new_folder(Path("runs"), _kind(arguments))
-    )
+    output = arguments.output or new_folder(Path("runs"), _kind(arguments))
+    with working_folder(output, "--output", partial(warn, console)) as folder:
+        shown, files = _train(arguments, folder, console)
+    console.print()
+    for part in shown:
+        console.print(part, highlight=False)
+    console.print(f"Results: {output} ({files})", highlight=False, soft_wrap=True)
+
+
+def _train(arguments: argparse.Namespace, output: Path, console: Console) -> tuple[list[RenderableType], str]:
+    """Run or compare in a folder; the table and lines to show of it, and what lies in the folder."""
+    from raf_ray.compare import compare
+    from raf_ray.experiment.run import run_federation
+    from raf_ray.experiment.watching import watchers_for
+    from raf_ray.report.tables import results_table, upsampled_lines
+
+    config = _resumed_config(arguments, output) or config_from(arguments)
     if arguments.compare:
         only = arguments.only.split(",") if arguments.only else None
         results = compare(
@@ -74,7 +93,7 @@ def main(words: Sequence[str]) -> None:
         )  # fmt: skip
         table = results_table(results, baseline="fedavg-mixed")
         lines = [line for values in results.values() for line in upsampled_lines(values)]
-        shown = f"{_there(output, 'drift.png', 'comparison.json')} and a folder for each run"
+        files = f"{_there(output, 'drift.png', 'comparison.json')} and a folder for each run"
     else:
         finished = run_federation(
             config, output, resume=arguments.resume, overwrite=arguments.overwrite, address=arguments.address,
@@ -82,12 +101,8 @@ def main(words: Sequence[str]) -> None:
         )  # fmt: skip
         table = results_table({output.name: finished.values})
         lines = list(upsampled_lines(finished.values))
-        shown = _there(output, "drift.png", "samples.png", "results.json", "model.pt")
-    console.print()
-    console.print(table)
-    for line in dict.fromkeys(lines):
-        console.print(line, highlight=False)
-    console.print(f"Results: {output} ({shown})", highlight=False, soft_wrap=True)
+        files = _there(output, "drift.png", "samples.png", "results.json", "model.pt")
+    return [table, *dict.fromkeys(lines)], files
 
 
 def _there(folder: Path, *names: str) -> str:
@@ -109,14 +124,13 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("--only and --equal-compute go with --compare")
 
 
-def _resumed_config(arguments: argparse.Namespace) -> Config | None:
+def _resumed_config(arguments: argparse.Namespace, output: Path) -> Config | None:
     """A single run that is resumed without presets or a file takes its own config."""
     from raf_ray.config import load_config
-    from raf_ray.paths import given_path
 
     if not arguments.resume or arguments.compare or arguments.preset or arguments.config:
         return None
-    own = given_path(arguments.output, "--output") / "config.yaml"
+    own = output / "config.yaml"
     if not own.is_file():
         return None
     return load_config(file=own, overrides=arguments.overrides)

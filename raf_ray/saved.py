@@ -27,6 +27,9 @@ from raf_ray.request.people import load_held_out, skeleton_of, splits_of
 from raf_ray.request.plans import final_sizes, plan_clients
 from raf_ray.resolution import Size, check_divides
 
+MODEL_FILES = ("config.yaml", "model.pt")
+"""What is read of a run folder."""
+
 
 @dataclass(frozen=True)
 class SavedRun:
@@ -40,7 +43,7 @@ class SavedRun:
 
 def load_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
     """Open a run folder. Raises InputError where it holds no finished model."""
-    for name in ("config.yaml", "model.pt"):
+    for name in MODEL_FILES:
         if not (folder / name).is_file():
             raise InputError(f"{folder} holds no finished run: there is no {name} in it")
     values = read_yaml(folder / "config.yaml")

@@ -26,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", metavar="RUN|ADDRESS", help="run folder, or http://HOST:PORT of a Ray dashboard")
+    parser.add_argument(
+        "what", metavar="RUN|ADDRESS", help="run folder or the URI of one, or http://HOST:PORT of a Ray dashboard"
+    )
     parser.add_argument("--follow", action="store_true", help="refresh until it ends (an ADDRESS: until Ctrl-C)")
     return parser
 
@@ -49,10 +51,11 @@ def main(words: Sequence[str]) -> None:
 
             address = web_address(arguments.what, "ADDRESS")
             return cluster_view(observe(address), address), False
-        from raf_ray.paths import given_path
-        from raf_ray.report.status import read_folder
+        from raf_ray.experiment.place import reading_folder
+        from raf_ray.report.status import SEEN, read_folder
 
-        return read_folder(given_path(arguments.what, "RUN"))
+        with reading_folder(arguments.what, "RUN", SEEN) as folder:
+            return read_folder(folder, arguments.what)
 
     shown, ended = view()
     if not arguments.follow:

@@ -29,6 +29,7 @@ from raf_ray.cluster.connect import TOKEN_ADVICE
 from raf_ray.errors import InputError, RunError, one_line
 from raf_ray.masking import masked_in
 from raf_ray.paths import existing_file
+from raf_ray.storage import is_uri
 
 RESULTS = "raf_ray_runs"
 """Below the home of the head node's user: a job's own working directory goes away with the job."""
@@ -73,7 +74,7 @@ def submit(module: str, words: Sequence[str], dashboard: str, kind: str, say: Ca
     """Run ``python -m module words`` on the cluster's head node, to its end, and print its log as it comes.
 
     The package as it is here, the working directory (see `pack`) and the file of ``--config`` go along. A relative
-    ``--output``, and the default one, lie below ``~/raf_ray_runs`` on the head node.
+    ``--output``, and the default one, lie below ``~/raf_ray_runs`` on the head node; a storage's URI stays what it is.
 
     Args:
         module: a command of this package, with ``--output`` and ``--config``.
@@ -93,10 +94,11 @@ def submit(module: str, words: Sequence[str], dashboard: str, kind: str, say: Ca
     own, rest = options.parse_known_args(words)
     job = f"{re.sub(r'[^A-Za-z0-9_.-]', '_', kind)}-{datetime.now():%Y%m%d-%H%M%S}"
     output = own.output or job
-    where = output if output.startswith("/") else f"~/{RESULTS}/{output}"
+    is_whole = output.startswith("/") or is_uri(output)
+    where = output if is_whole else f"~/{RESULTS}/{output}"
     command = ["python", "-m", module, *rest, *(["--config", CONFIG] if own.config else [])]
     # The shell of the head node expands its own ~.
-    folder = shlex.quote(output) if output.startswith("/") else f"~/{RESULTS}/{shlex.quote(output)}"
+    folder = shlex.quote(output) if is_whole else f"~/{RESULTS}/{shlex.quote(output)}"
     public = [masked_in(word) for word in command]
     entrypoint = f"{shlex.join(public)} --output {folder}"
 
@@ -110,7 +112,8 @@ def submit(module: str, words: Sequence[str], dashboard: str, kind: str, say: Ca
             _when_ready(partial(client.submit_job, entrypoint=entrypoint, submission_id=job, runtime_env=environment))
     log = JobLog(client, job)
     try:
-        say(f"Job {job} on {masked_in(dashboard)}; results will lie on the head node in {where}; Ctrl-C stops the job")
+        place = "in" if is_uri(output) else "on the head node in"
+        say(f"Job {job} on {masked_in(dashboard)}; results will lie {place} {where}; Ctrl-C stops the job")
         ended = log.follow()
     except KeyboardInterrupt:
         say(f"stopping job {job} ...")
@@ -251,7 +254,7 @@ def _conclude(job: str, details: Any, where: str, say: Callable[[str], None]) ->
 
     refused = details.driver_exit_code == 2
     host = urlsplit(details.driver_agent_http_address or "").hostname
-    if host is not None and not refused:
+    if host is not None and not refused and not is_uri(where):
         name = PurePosixPath(where).name
         say(f"The run's folder is on the cluster's head node ({host}): {where}")
         say(f"To fetch it: mkdir -p runs && ray rsync-down CLUSTER.yaml '{where}/' runs/{name}/")

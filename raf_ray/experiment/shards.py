@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from raf_ray.errors import InputError
 from raf_ray.request.people import augmentation_of, load_data, picture_notes
 from raf_ray.request.plans import final_sizes, plan_clients
 from raf_ray.runs.output import check_free, writing_to
+from raf_ray.storage import Storage
 from raf_ray.training.clients import Owned, Plans
 from raf_ray.training.spec import margins_of
 
@@ -31,7 +33,7 @@ from raf_ray.training.spec import margins_of
 class PreparedShards:
     """What was written, and what it took."""
 
-    folder: Path
+    folder: Path | Storage
     index: Index
     clients: tuple[Written, ...]
     held_out_bytes: dict[str, int]
@@ -44,7 +46,7 @@ class PreparedShards:
 
 def prepare_shards(
     config: Config,
-    output: Path,
+    output: Path | Storage,
     *,
     encoding: Encoding = "png",
     clients_per_file: int = CLIENTS_PER_FILE,
@@ -127,7 +129,7 @@ def _write_rest(
     return index, {split: size for split, (_, size) in splits.items()}
 
 
-def check_shards(output: Path, overwrite: bool) -> None:
+def check_shards(output: Path | Storage, overwrite: bool) -> None:
     """Raise InputError where the folder is in use; with `overwrite`, where it holds anything but shards."""
 
     def foreign(names: list[str]) -> str | None:
@@ -138,8 +140,33 @@ def check_shards(output: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def replacing(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary neighbour to write into; it takes the place of `output` at the end, or goes away on an error."""
+def replacing(output: Path | Storage, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder to write into; it takes the place of `output` at the end, or goes away on an error."""
+    try:
+        with _sent_to(output, overwrite) if isinstance(output, Storage) else _renamed_to(output, overwrite) as folder:
+            yield folder
+    except PictureError as error:
+        raise InputError(f"{error}; repair it, or leave its people out with data.on_bad_image=skip") from error
+
+
+@contextmanager
+def _sent_to(output: Storage, overwrite: bool) -> Iterator[Path]:
+    """The index goes first and comes last: without it nobody takes what is there for shards."""
+    with tempfile.TemporaryDirectory(prefix="raf-ray-") as folder:
+        yield Path(folder)
+        check_shards(output, overwrite)
+        old = set(output.files())
+        if FILE_NAME in old:
+            output.delete(FILE_NAME)
+        names = {path.name for path in Path(folder).iterdir()}
+        for name in sorted(names, key=lambda name: (name == FILE_NAME, name)):
+            output.send(Path(folder, name), name)
+        for name in sorted(old - names):
+            output.delete(name)
+
+
+@contextmanager
+def _renamed_to(output: Path, overwrite: bool) -> Iterator[Path]:
     place = output.resolve()
     # In the nearest folder that exists: no empty parents stay behind, and a rename within one disk is atomic.
     beside = next(parent for parent in place.parents if parent.exists())
@@ -153,8 +180,6 @@ def replacing(output: Path, overwrite: bool) -> Iterator[Path]:
             if place.exists():
                 place.rename(old)
             temporary.rename(place)
-    except PictureError as error:
-        raise InputError(f"{error}; repair it, or leave its people out with data.on_bad_image=skip") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.exists() and not place.exists():

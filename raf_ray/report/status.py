@@ -32,6 +32,9 @@ DIED = (
     "show); --resume goes on with it"
 )
 
+SEEN = ("config.yaml", "results.json", "rounds.csv", "scores.csv", "run.log", "comparison.json", "trials.json")
+"""Files that are looked at."""
+
 STYLES = {
     "completed": "green",
     "finished": "green",
@@ -101,27 +104,27 @@ def read_run(folder: Path, name: str = "") -> RunStatus:
     )
 
 
-def read_folder(folder: Path) -> tuple[Group, bool]:
+def read_folder(folder: Path, title: str) -> tuple[Group, bool]:
     """What to show of a run, a comparison or a search, and whether it has ended.
 
     Raises:
         InputError: the folder holds none of them.
     """
     if (folder / "trials.json").is_file():
-        return _search_view(folder)
+        return _search_view(folder, title)
     if (folder / "config.yaml").is_file():
         run = read_run(folder)
-        return run_view(run, str(folder)), run.ended
+        return run_view(run, title), run.ended
     inner = sorted(path.parent for path in folder.glob("*/config.yaml")) if folder.is_dir() else []
     if not inner:
         raise InputError(
-            f"{folder} holds no run (no config.yaml), no runs and no search; give a run folder, or the dashboard's "
+            f"{title} holds no run (no config.yaml), no runs and no search; give a run folder, or the dashboard's "
             "address such as http://127.0.0.1:8265"
         )
     runs = [read_run(path) for path in inner]
     # A comparison makes its next run's folder a moment after the last run's end.
     settled = (folder / "comparison.json").exists() or min(run.silent_seconds for run in runs) > SETTLED_SECONDS
-    return Group(runs_table(runs, str(folder))), settled and all(run.ended for run in runs)
+    return Group(runs_table(runs, title)), settled and all(run.ended for run in runs)
 
 
 def run_view(run: RunStatus, title: str) -> Group:
@@ -177,12 +180,12 @@ def best_trials(trials: Sequence[Mapping[str, Any]], metrics: Sequence[str], mod
     return [scored[i]["number"] for i in unbeaten([_values(t, metrics) for t in scored], modes)]
 
 
-def _search_view(folder: Path) -> tuple[Group, bool]:
+def _search_view(folder: Path, title: str) -> tuple[Group, bool]:
     search = _read_json(folder / "trials.json")
     trials = [_trial_now(folder, trial) for trial in search.get("trials", [])]
     metrics, modes = search.get("metric", []), search.get("mode", [])
     best = best_trials(trials, metrics, modes)
-    table = Table(title=str(folder), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("trial", "status", "round", *metrics, "parameters"):
         table.add_column(heading, justify="left" if heading in ("status", "parameters") else "right")
     for trial in trials:

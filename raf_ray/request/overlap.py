@@ -15,6 +15,7 @@ from raf_ray.data.prepared.people import stored_digests
 from raf_ray.data.prepared.shards import read_digests
 from raf_ray.errors import InputError
 from raf_ray.plugins import is_import_path
+from raf_ray.storage import Storage
 
 
 def judge_overlap(config: Config, split: str, other: str, named: Sequence[tuple[str, str]], count: int) -> list[str]:
@@ -55,7 +56,9 @@ def note_twins(people: People, picture_id: np.ndarray) -> list[str]:
     ]
 
 
-def compare_shards(config: Config, root: Path, index: Index, held_out: Mapping[str, People]) -> tuple[str, ...]:
+def compare_shards(
+    config: Config, root: Path | Storage, index: Index, held_out: Mapping[str, People]
+) -> tuple[str, ...]:
     """Notes on pictures that are in two splits of prepared shards; see `judge_overlap`."""
     train = read_digests(root, index.clients, index.skeleton)
     seen = {"train": train} | {split: stored_digests(people) for split, people in held_out.items()}

@@ -29,6 +29,7 @@ from raf_ray.paths import existing_folder
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.request.overlap import compare_shards, judge_overlap, note_twins
 from raf_ray.request.plans import final_sizes
+from raf_ray.storage import Storage, is_uri, open_storage
 from raf_ray.training.clients import ClientData, ClientPlan, Owned, OwnedPeople, OwnedShards, Plans
 from raf_ray.training.spec import margins_of
 
@@ -127,9 +128,10 @@ def load_shards(config: Config, plans: Plans) -> OwnedShards:
     return OwnedShards(tuple(owned))
 
 
-def _open_shards(config: Config) -> tuple[Path, Index]:
+def _open_shards(config: Config) -> tuple[Path | Storage, Index]:
     """The folder of prepared shards and its index, checked against the configured joints."""
-    root = existing_folder(config.data.root or "", "data.root").absolute()
+    given = config.data.root or ""
+    root = open_storage(given, "data.root") if is_uri(given) else existing_folder(given, "data.root").absolute()
     index = read_index(root)
     if config.data.skeleton is not None and skeleton_of(config) != index.skeleton:
         raise InputError(

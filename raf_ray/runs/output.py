@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raf_ray.errors import InputError
+from raf_ray.storage import Storage
 
 
 def check_free(
-    path: Path,
+    path: Path | Storage,
     holds: str,
     *,
     overwrite: bool,
@@ -29,11 +30,14 @@ def check_free(
         replaced: names what ``--overwrite`` replaces.
         foreign: given the names in the folder, in order: what it holds instead, where that is nothing of ours.
     """
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise InputError(f"output {path} is a file; choose a folder")
-    names = sorted(entry.name for entry in path.iterdir())
+    if isinstance(path, Storage):
+        names = sorted({name.partition("/")[0] for name in path.files()})
+    else:
+        if not path.exists():
+            return
+        if not path.is_dir():
+            raise InputError(f"output {path} is a file; choose a folder")
+        names = sorted(entry.name for entry in path.iterdir())
     if not names or resume:
         return
     if not overwrite:

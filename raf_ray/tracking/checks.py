@@ -31,6 +31,9 @@ LONGEST_EXPERIMENT = 500
 USER, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 """MLflow's environment variables."""
 
+LOCAL_FILE = "mlflow.db"
+"""Beside the run folders, where no server is given."""
+
 OTHERWISE = "name another tracking.uri, or set tracking.mlflow=false"
 
 
@@ -98,7 +101,7 @@ def usable_uri(uri: str) -> str:
 
 def local_uri(folder: Path) -> str:
     """Of the SQLite file in `folder`."""
-    path = str((folder / "mlflow.db").resolve())
+    path = str((folder / LOCAL_FILE).resolve())
     if "%" in path or "?" in path:  # SQLAlchemy's versions differ in what these mean
         from sqlalchemy.engine import URL
 

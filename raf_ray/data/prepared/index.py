@@ -17,6 +17,7 @@ from raf_ray.data.splits import Partition
 from raf_ray.errors import InputError
 from raf_ray.files import read_json, write_json
 from raf_ray.resolution import Size, parse_size, tier_label
+from raf_ray.storage import Storage, StoredFile
 
 SCHEMA_VERSION = 2
 """Of the index and the Parquet files. It grows whenever older readers would misread what is written."""
@@ -95,7 +96,7 @@ def write_index(root: Path, index: Index) -> None:
     write_json(root / FILE_NAME, asdict(index))
 
 
-def read_index(root: Path) -> Index:
+def read_index(root: Path | Storage) -> Index:
     """The index of the prepared shards in `root`.
 
     Raises InputError where the folder or the index is missing, cannot be read, or is of another schema version.
@@ -120,7 +121,7 @@ def read_index(root: Path) -> Index:
     return index
 
 
-def check_version(values: object, path: Path) -> None:
+def check_version(values: object, path: Path | StoredFile) -> None:
     """Raise InputError where what `path` holds was not written in this schema version."""
     version = values.get("schema_version") if isinstance(values, Mapping) else None
     if version is None:

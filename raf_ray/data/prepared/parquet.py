@@ -21,6 +21,7 @@ from raf_ray.data.people import PictureError
 from raf_ray.data.prepared.index import SCHEMA_VERSION, check_version
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError, RunError
+from raf_ray.storage import StoredFile
 
 METADATA = b"raf_ray"
 
@@ -41,7 +42,7 @@ def open_writer(path: Path, schema: pa.Schema, pictures: str) -> pq.ParquetWrite
     )
 
 
-def open_file(path: Path, skeleton: Skeleton, schema: pa.Schema) -> pq.ParquetFile:
+def open_file(path: Path | StoredFile, skeleton: Skeleton, schema: pa.Schema) -> pq.ParquetFile:
     """A Parquet file of prepared shards with the joints of `skeleton` and the columns of `schema`, which names no
     PICTURE_DIGEST: a file may have that one after the others.
 
@@ -50,7 +51,8 @@ def open_file(path: Path, skeleton: Skeleton, schema: pa.Schema) -> pq.ParquetFi
     if not path.is_file():
         raise InputError(f"{path} is missing, but {path.parent / 'index.json'} names it; prepare the shards again")
     try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        source = path.open() if isinstance(path, StoredFile) else path
+        file = pq.ParquetFile(source, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as Parquet, it may be cut off; prepare the shards again") from error
     metadata = metadata_of(file, path)
@@ -78,7 +80,7 @@ def _in_words(skeleton: object) -> str:
     return f"the {len(joints) if isinstance(joints, list) else 0} joints of skeleton {shown(values.get('name'))}"
 
 
-def metadata_of(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
+def metadata_of(file: pq.ParquetFile, path: Path | StoredFile) -> dict[str, Any]:
     try:
         return dict(json.loads(file.schema_arrow.metadata[METADATA]))
     except (TypeError, KeyError, ValueError, RecursionError) as error:
@@ -88,7 +90,7 @@ def metadata_of(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
 def read_row_group(
     file: pq.ParquetFile,
     number: int,
-    path: Path,
+    path: Path | StoredFile,
     columns: list[str] | None = None,
     raises: type[InputError] | type[RunError] = InputError,
 ) -> pa.Table:

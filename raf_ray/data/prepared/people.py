@@ -44,6 +44,7 @@ from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError, RunError
 from raf_ray.files import write_atomically
 from raf_ray.resolution import Size
+from raf_ray.storage import Storage, StoredFile
 
 ROWS_PER_GROUP = 32
 """People a row group: what is read at a time when pictures are asked for in order; a choice, some MB.
@@ -78,7 +79,7 @@ class StoredPictures:
     The row group read last is kept, since people are asked for in order; it does not travel to other processes.
     """
 
-    path: Path
+    path: Path | StoredFile
     skeleton: Skeleton
     region: np.ndarray
     """(N, 4) int64 x, y, width, height in picture pixels"""
@@ -162,7 +163,7 @@ def write_people(
     return SplitRecord(path.name, len(made), asked), sum(map(len, pictures))
 
 
-def read_people(root: Path, index: Index, split: str, first: int | None, sizes: Sequence[Size]) -> People:
+def read_people(root: Path | Storage, index: Index, split: str, first: int | None, sizes: Sequence[Size]) -> People:
     """The first `first` stored people (None: all) of a held-out split, to be scored at `sizes`.
 
     A picture is read when it is asked for. Raises InputError where the file is missing or damaged or is not the

@@ -48,6 +48,7 @@ from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError, RunError
 from raf_ray.files import write_atomically
 from raf_ray.resolution import Size
+from raf_ray.storage import Storage, StoredFile
 
 
 def shard_schema(joints: int) -> pa.Schema:
@@ -189,7 +190,7 @@ def _description(name: str, tier: str, size: Size | str, margins: Margins) -> di
 
 
 def read_shard(
-    root: Path,
+    root: Path | Storage,
     record: ClientRecord,
     skeleton: Skeleton,
     *,
@@ -228,7 +229,7 @@ def read_shard(
     )
 
 
-def read_upsampled(root: Path, clients: Sequence[ClientRecord], skeleton: Skeleton) -> list[np.ndarray]:
+def read_upsampled(root: Path | Storage, clients: Sequence[ClientRecord], skeleton: Skeleton) -> list[np.ndarray]:
     """For each client (N,) bool: which of its stored people are smaller in their picture than the tier.
 
     Every file is opened once, and no patch is read. Raises InputError where a file is missing or cut off, or holds
@@ -237,7 +238,7 @@ def read_upsampled(root: Path, clients: Sequence[ClientRecord], skeleton: Skelet
     return [to_array(table["upsampled"]) for table in _read_columns(root, clients, skeleton, ["upsampled"])]
 
 
-def read_digests(root: Path, clients: Sequence[ClientRecord], skeleton: Skeleton) -> np.ndarray | None:
+def read_digests(root: Path | Storage, clients: Sequence[ClientRecord], skeleton: Skeleton) -> np.ndarray | None:
     """(N,) int64 of the pictures of all clients' stored people; None where a shard does not say.
 
     Raises InputError as `read_upsampled` does.
@@ -249,7 +250,7 @@ def read_digests(root: Path, clients: Sequence[ClientRecord], skeleton: Skeleton
 
 
 def _read_columns(
-    root: Path, clients: Sequence[ClientRecord], skeleton: Skeleton, columns: list[str]
+    root: Path | Storage, clients: Sequence[ClientRecord], skeleton: Skeleton, columns: list[str]
 ) -> list[pa.Table]:
     """Each client's `columns`, as far as its shard has them; every file is opened once."""
     by_file: dict[str, list[ClientRecord]] = {}
@@ -264,7 +265,7 @@ def _read_columns(
     return [found[record.file, record.row_group] for record in clients]
 
 
-def _check_row_group(file: pq.ParquetFile, record: ClientRecord, path: Path) -> None:
+def _check_row_group(file: pq.ParquetFile, record: ClientRecord, path: Path | StoredFile) -> None:
     described = metadata_of(file, path).get("clients")
     number = record.row_group
     groups = described if isinstance(described, list) else []
