@@ -120,9 +120,8 @@ def compare(
     for note in notes:
         warn(console, note)
     results: dict[str, Json] = {}
-    with connected(list(prepared.values()), address) as description:
-        if description:
-            console.print(description, style="dim", highlight=False, soft_wrap=True)
+    say = partial(console.print, style="dim", highlight=False, soft_wrap=True)
+    with connected(list(prepared.values()), address, say):
         with writing_to(output):
             output.mkdir(parents=True, exist_ok=True)
         for name, request in prepared.items():

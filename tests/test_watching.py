@@ -359,6 +359,8 @@ ANSWERS = {
         {"name": name, "class_name": "ClientHost", "state": state, "node_id": NODE, "pid": 7, "ray_namespace": space}
         for name, state, space in (("client-low-000", "ALIVE", "raf-ray/mine/1"), ("other", "ALIVE", "another"),
                                    ("client-mid-000", "DEAD", "raf-ray/mine/1"))]}}},
+    "/api/cluster_status": {"data": {"clusterStatus": "Idle:\n 1 head\nPending:\n 10.0.0.3: worker, setting-up\n"
+                                                      "Recent failures:\n (no failures)\n"}},
     "/api/jobs/": [{"job_id": "01", "submission_id": None, "status": "RUNNING", "entrypoint": "python -m raf_ray.run"},
                    {"job_id": "02", "submission_id": None, "status": "SUCCEEDED", "entrypoint": "python old.py"}],
 }  # fmt: skip
@@ -391,6 +393,7 @@ def test_status_shows_a_clusters_living_nodes_its_actors_and_jobs(dashboard, cap
     assert re.search(r"10\.0\.0\.1 \(head\) +head +1\.5 of 2 +0\.25 of 1 +40 % +25 %", text)
     assert re.search(r"mine +client-low-000 +ClientHost +ALIVE +10\.0\.0\.1 +7", text)
     assert re.search(r"01 +RUNNING +python -m raf_ray\.run", text)
+    assert "Nodes to come: 10.0.0.3: worker, setting-up" in text
     assert not re.search(r"gone|other|client-mid-000|old\.py", text)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import threading
@@ -31,6 +32,9 @@ LEAST_STORE_BYTES, MOST_STORE_BYTES = 512 * 2**20, 4 * 2**30
 """Object store of a private local cluster: an eighth of the memory within these bounds; it takes memory as it fills.
 A round of three clients of ViTPose-S holds 0.6 GB there, and what does not fit goes through the disk."""
 
+MISMATCH = re.compile(r"Version mismatch.*?Ray: (\S+)\s+Python: (\S+).*?Ray: (\S+)\s+Python: (\S+)", re.DOTALL)
+"""In Ray's words about a cluster of other versions: theirs, then ours."""
+
 TOKEN_ADVICE = (
     "set RAY_AUTH_MODE=token, with the cluster's token in RAY_AUTH_TOKEN or in ~/.ray/auth_token (`ray get-auth-token` "
     "on one of its nodes shows it)"
@@ -41,6 +45,8 @@ TOKEN_ADVICE = (
 class Cluster:
     description: str
     """One line: which cluster, and the dashboard's URL."""
+    private: bool
+    """Started by this process and for it alone, so that no node joins it"""
 
 
 def find_address(address: str | None) -> str | None:
@@ -102,6 +108,7 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
             "rename the folder, or run in this process alone with federation.engine=in_process"
         ) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
+        _refuse_versions(running, str(error))
         if running not in (None, "local"):
             _refuse_token(running)
         raise InputError(f"cannot reach the Ray cluster at {target}: {str(error).splitlines()[0]}") from error
@@ -117,7 +124,7 @@ def connect(address: str | None, dashboard: bool) -> Cluster:
     size = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs"
     where = "private local cluster" if private else f"cluster at {context.address_info['gcs_address']}"
     watch = f", dashboard http://{url}" if url else ""
-    return Cluster(f"Ray: {where} ({size}){watch}")
+    return Cluster(f"Ray: {where} ({size}){watch}", private)
 
 
 def _store_bytes() -> int:
@@ -135,8 +142,8 @@ def _restore_handlers(handlers: dict[signal.Signals, Any]) -> None:
 
 
 @contextmanager
-def joined(address: str | None, dashboard: bool) -> Iterator[str | None]:
-    """A connection for as long as it is needed; yields a line about it, or None where the process had one already.
+def joined(address: str | None, dashboard: bool) -> Iterator[Cluster | None]:
+    """A connection for as long as it is needed; yields the cluster, or None where the process was connected already.
 
     Raises InputError where no cluster is at `address`, or the process is connected to another one.
     """
@@ -146,9 +153,9 @@ def joined(address: str | None, dashboard: bool) -> Iterator[str | None]:
         _check_connected_to(address)
         yield None
         return
-    description = connect(address, dashboard).description
+    cluster = connect(address, dashboard)
     try:
-        yield description
+        yield cluster
     finally:
         disconnect()
 
@@ -195,6 +202,16 @@ def _started_here() -> str | None:
 
     started: str | None = find_bootstrap_address(None)
     return started if started in find_gcs_addresses() else None
+
+
+def _refuse_versions(address: str | None, said: str) -> None:
+    """Raise InputError where Ray says that the cluster is of another version of it or of Python."""
+    if found := MISMATCH.search(said):
+        theirs, ours = ("Ray {} on Python {}".format(*found.groups()[i : i + 2]) for i in (0, 2))
+        raise InputError(
+            f"the cluster at {address} runs {theirs}, and this is {ours}; Ray joins only what has both the same: run "
+            "the command with those, or submit it as a job (--address http://HOST:8265)"
+        )
 
 
 def _refuse_token(address: str | None) -> None:

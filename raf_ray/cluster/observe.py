@@ -50,6 +50,8 @@ class Job:
 @dataclass(frozen=True)
 class ClusterState:
     nodes: tuple[Node, ...]
+    coming: tuple[str, ...]
+    """Nodes that the cluster's autoscaler starts, in Ray's words"""
     actors: tuple[Actor, ...]
     """raf-ray's that live; in order of run and name."""
     jobs: tuple[Job, ...]
@@ -66,11 +68,13 @@ def observe(address: str) -> ClusterState:
     nodes = _get(address, "/nodes?view=summary")["data"]
     actors = _get(address, f"/api/v0/actors?limit={MOST_ACTORS}")["data"]["result"]["result"]
     jobs = _get(address, "/api/jobs/")
+    autoscaler = _get(address, "/api/cluster_status?format=1")["data"]["clusterStatus"]
     return ClusterState(
         nodes=tuple(
             _node(entry, nodes["nodeLogicalResources"]) for entry in nodes["summary"]
             if entry.get("raylet", {}).get("state") == "ALIVE"
         ),
+        coming=_coming(autoscaler or ""),
         actors=tuple(sorted(filter(None, map(_actor, actors)), key=lambda a: (a.run, a.name))),
         jobs=tuple(
             Job(
@@ -101,6 +105,12 @@ def _get(address: str, path: str) -> Any:
         return answer.json()
     except requests.RequestException as error:
         raise InputError(f"{address} is no Ray dashboard: {path} gives status {answer.status_code}") from error
+
+
+def _coming(report: str) -> tuple[str, ...]:
+    """The lines of an autoscaler's report, as of ``ray status``, about nodes that it starts."""
+    part = report.partition("\nPending:\n")[2].partition("\nRecent failures")[0]
+    return tuple(line.strip(" ,") for line in part.splitlines() if line.startswith(" ") and "no pending" not in line)
 
 
 def _node(entry: Json, logical: dict[str, str]) -> Node:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from raf_ray.cluster.connect import joined
+from raf_ray.cluster.room import settled
 from raf_ray.config import Config, load_config, write_yaml
 from raf_ray.config.loading import differences, use_of
 from raf_ray.config.plain_yaml import shown
@@ -18,6 +19,7 @@ from raf_ray.config.section import Use
 from raf_ray.errors import InputError, RunError
 from raf_ray.evaluation.scores import Sample
 from raf_ray.experiment.pictures import draw_missing
+from raf_ray.experiment.place import working_folder
 from raf_ray.experiment.sharing import said_of, shares_of
 from raf_ray.experiment.watching import Watcher, trackers_for
 from raf_ray.federation.engines import Engine, InProcess, OnRay
@@ -26,6 +28,7 @@ from raf_ray.files import Json
 from raf_ray.paths import given_path
 from raf_ray.request.assembly import Prepared, federation_spec, prepare
 from raf_ray.runs.folder import RunFolder
+from raf_ray.storage import Storage, is_uri, open_storage
 from raf_ray.tracking.checks import check_tracking
 
 log = logging.getLogger(__name__)
@@ -35,7 +38,8 @@ log = logging.getLogger(__name__)
 class Results:
     """What a finished run leaves: `values` is results.json."""
 
-    folder: Path
+    folder: Path | Storage
+    """As it was given: a folder of this machine, or one of a storage"""
     values: Json
 
     @property
@@ -58,7 +62,8 @@ def run_federation(
 
     Args:
         config: what to run; None is the demo.
-        output: the run folder; None makes a new one below ``runs/``.
+        output: the run folder, or the URI of one in a storage (``s3://BUCKET/PATH``); None makes a new one below
+            ``runs/``.
         resume: go on from the folder's last checkpoint, to the same bits.
         overwrite: replace an earlier run in the folder.
         address: of a Ray cluster, ``HOST:PORT``, ``auto`` or ``local``; see `raf_ray.cluster.connect`. A
@@ -72,6 +77,13 @@ def run_federation(
         RunError: the run failed in the middle; its folder is kept.
     """
     config = config or Config()
+    if output is not None and is_uri(output):
+        with working_folder(output, "output", say or log.warning) as folder:
+            found = run_federation(
+                config, folder, resume=resume, overwrite=overwrite, address=address, watchers=watchers,
+                say=say,
+            )  # fmt: skip
+        return replace(found, folder=open_storage(str(output), "output"))
     prepared = prepare(config)
     folder = given_path(output, "output") if output is not None else new_folder(Path("runs"), "run")
     if watchers is None:
@@ -79,9 +91,7 @@ def run_federation(
     finished = check_output(folder, config, resume=resume, overwrite=overwrite)
     if finished is None:
         check_tracking(config.tracking, folder.parent)
-    with connected([prepared], address) as description:
-        if description and say is not None:
-            say(description)
+    with connected([prepared], address, say or (lambda line: None)):
         return run_prepared(prepared, folder, resume=resume, overwrite=overwrite, address=address, watchers=watchers)
 
 
@@ -117,21 +127,29 @@ def run_prepared(
 
 
 @contextmanager
-def connected(requests: Sequence[Prepared], address: str | None) -> Iterator[str | None]:
-    """A Ray connection for as long as some requests need it; yields lines about it. Nothing for in_process.
+def connected(requests: Sequence[Prepared], address: str | None, say: Callable[[str], None]) -> Iterator[None]:
+    """A Ray connection for as long as some requests need it. Nothing for in_process.
+
+    Args:
+        say: told which cluster was joined, what is waited for, and who shares an actor.
 
     Raises InputError where one of them does not fit the cluster.
     """
     config = requests[0].config
     if config.federation.engine == "in_process":
-        yield None
+        yield
         return
-    with joined(address, config.resources.dashboard) as description:
-        if description is not None:
-            asked = config.resources.clients_per_actor
-            said = [said_of(shares_of(prepared), len(prepared.plans), asked) for prepared in requests]
-            description = "\n".join([description, *dict.fromkeys(line for lines in said for line in lines)])
-        yield description
+    with joined(address, config.resources.dashboard) as cluster:
+        if cluster is not None:
+            say(cluster.description)
+            asked, wait = config.resources.clients_per_actor, config.resources.wait_for_room_s
+            found = settled(lambda: list(map(shares_of, requests)), 0.0 if cluster.private else wait, say)
+            said = [
+                said_of(shares, len(prepared.plans), asked) for shares, prepared in zip(found, requests, strict=True)
+            ]
+            for line in dict.fromkeys(line for lines in said for line in lines):
+                say(line)
+        yield
 
 
 def new_folder(parent: Path, name: str = "") -> Path:

@@ -13,6 +13,8 @@ from raf_ray.masking import masked_in
 
 def cluster_view(state: ClusterState, address: str) -> Group:
     parts: list[Table | Text] = [_nodes(state, address)]
+    if state.coming:
+        parts.append(Text(f"Nodes to come: {'; '.join(state.coming)}\n"))
     parts.append(_actors(state) if state.actors else Text("No raf-ray actor lives here.\n"))
     parts.append(_jobs(state) if state.jobs else Text("No job runs."))
     return Group(*parts)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from raf_ray.cluster.connect import joined
 from raf_ray.cluster.planner import all_nodes
+from raf_ray.cluster.room import settled
 from raf_ray.cluster.trials import Placement, TrialRequest, plan_trials
 from raf_ray.config import Config
 from raf_ray.config.loading import differences, dump_yaml, read_yaml, validate
@@ -98,10 +99,12 @@ def run_search(
     for note in request.notes:
         warn(note)
     begin, rows = time.monotonic(), partial(_rows, search, ledger)
-    with joined(address, search.base_config().resources.dashboard) as description:
-        if description:
-            say(description)
-        placement = _placement(search)
+    resources = search.base_config().resources
+    with joined(address, resources.dashboard) as cluster:
+        if cluster is not None:
+            say(cluster.description)
+        can_grow = cluster is not None and not cluster.private
+        placement = settled(partial(_placement, search), resources.wait_for_room_s if can_grow else 0.0, say)
         _make_folder(request)
         with tracked(search, output, warn) as tracking:
             run_trials(
