@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run compare test test-slow test-two-nodes lint types layers bench clean
+.PHONY: run compare test test-slow test-hosts lint types layers bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "raf-ray needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d; try: make PYTHON=python3.12" % v)'
@@ -25,8 +25,8 @@ test: $(READY)
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -q -m slow
 
-test-two-nodes: $(READY)
-	@$(BIN)/python -m pytest -q -m "slow and not rare" -rs tests/test_two_nodes.py
+test-hosts: $(READY)
+	@$(BIN)/python -m pytest -q -m "slow and not rare" -rs tests/test_two_nodes.py tests/test_onprem.py
 
 lint: $(READY)
 	@$(BIN)/ruff check .

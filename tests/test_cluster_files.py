@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,10 @@ import pytest
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
 
+from tests.hosts import make_wheels
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+GUIDE = REPOSITORY / "docs" / "cluster.md"
 FILES = sorted((REPOSITORY / "cluster").glob("*.yaml"))
 COMMANDS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
             "head_start_ray_commands", "worker_start_ray_commands")  # fmt: skip
@@ -26,8 +31,18 @@ def read(path: Path) -> dict[str, Any]:
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 
 
-def test_all_three_are_there():
-    assert [path.name for path in FILES] == ["cpu.yaml", "gpu.yaml", "onprem.yaml"]
+def test_all_are_there():
+    assert [path.name for path in FILES] == ["azure.yaml", "cpu.yaml", "gcp.yaml", "gpu.yaml", "onprem.yaml"]
+
+
+@pytest.mark.parametrize("name", ["azure.yaml", "gcp.yaml"])
+def test_what_was_never_run_says_so(name):
+    lines = (REPOSITORY / "cluster" / name).read_text(encoding="utf-8").splitlines()
+    assert "NEVER RUN" in " ".join(lines[:2])
+    (row,) = [
+        line for line in GUIDE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| [`cluster/{name}`]")
+    ]
+    assert "never run" in row
 
 
 @each_file
@@ -51,8 +66,11 @@ def test_its_commands_are_sound_shell(path):
 @each_file
 def test_what_pip_installs_is_sent_to_the_nodes(path):
     mounts = read(path)["file_mounts"]
-    assert all((REPOSITORY / local).exists() for local in mounts.values())
+    keys = {remote: local for remote, local in mounts.items() if remote == local}  # which Azure wants on the head
+    mounts = {remote: local for remote, local in mounts.items() if remote not in keys}
+    assert all(path.startswith("~/.ssh/") and path.endswith(".pub") for path in keys)
     assert {remote: f"~/raf-ray/{local}" for remote, local in mounts.items()} == {remote: remote for remote in mounts}
+    assert all((REPOSITORY / local).exists() for local in mounts.values())
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     needed = {"raf_ray", "pyproject.toml", "constraints.txt", project["readme"], *project["license-files"]}
     assert set(mounts.values()) == needed
@@ -109,13 +127,13 @@ def test_on_machines_of_ones_own_ray_down_finds_ray_and_the_file_says_how_worker
     for _ in range(2):  # `ray up` again over what is there
         subprocess.run(["bash", "-c", link], check=True, env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"})
     assert subprocess.check_output([tmp_path / ".local" / "bin" / "ray"], text=True) == "this is ray\n"
-    guide = (REPOSITORY / "docs" / "cluster.md").read_text(encoding="utf-8")
-    assert all("raf-ray/.venv/bin/ray stop" in text for text in (path.read_text(encoding="utf-8"), guide))
+    guide = GUIDE.read_text(encoding="utf-8")
+    assert all("python -m raf_ray.cluster down" in text for text in (path.read_text(encoding="utf-8"), guide))
 
 
 def test_results_are_fetched_into_a_folder_that_is_there():
     """rsync makes one level of folders only."""
-    for path in (REPOSITORY / "docs" / "cluster.md", REPOSITORY / "raf_ray" / "cluster" / "jobs.py"):
+    for path in (GUIDE, REPOSITORY / "raf_ray" / "cluster" / "jobs.py"):
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "ray rsync-down" in line]
         assert lines and all("mkdir -p runs && ray rsync-down" in line for line in lines)
 
@@ -126,3 +144,31 @@ def test_the_head_holds_the_checkpoints_and_is_never_on_spot():
     for name in ("gpu.yaml", "cpu.yaml"):
         config = read(REPOSITORY / "cluster" / name)
         assert "InstanceMarketOptions" not in config["available_node_types"][config["head_node_type"]]["node_config"]
+
+
+@pytest.mark.slow
+def test_the_set_up_commands_install_the_project_in_a_fresh_home(tmp_path):
+    """All files' are the same, but for what a cloud's own launcher needs; sudo does nothing, pip takes links."""
+    commands = {tuple(c for c in read(path)["setup_commands"] if "venv" in c and "pip" in c) for path in FILES}
+    assert len(commands) == 1
+    make_wheels(tmp_path / "wheels")
+    home, programs = tmp_path / "home", tmp_path / "bin"
+    for place in (home, programs):
+        place.mkdir()
+    (programs / "python3").symlink_to(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
+    (programs / "sudo").write_text("#!/bin/sh\n")
+    (programs / "sudo").chmod(0o755)
+    config = read(REPOSITORY / "cluster" / "onprem.yaml")
+    for remote, local in config["file_mounts"].items():
+        place = home / remote.removeprefix("~/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (REPOSITORY / local).is_dir() else shutil.copy)(REPOSITORY / local, place)
+    environment = {"HOME": str(home), "PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin", "PIP_NO_INDEX": "1",
+                   "PIP_FIND_LINKS": str(tmp_path / "wheels")}  # fmt: skip
+    for command in config["setup_commands"]:
+        done = subprocess.run(["bash", "-c", command], env=environment, text=True, capture_output=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    for command, says in (("python -m raf_ray.run --help", "usage: "), ("ray --version", "ray, version")):
+        line = f"source ~/raf-ray/.venv/bin/activate && {command}"
+        done = subprocess.run(["bash", "-c", line], env=environment, text=True, capture_output=True, cwd=home)
+        assert done.returncode == 0 and says in done.stdout, done.stdout + done.stderr
