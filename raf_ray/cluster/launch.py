@@ -83,7 +83,7 @@ class ClusterFile:
         }
         words = [word for name, value in options.items() if value is not None for word in ("-o", f"{name}={value}")]
         key = ["-i", str(self.key)] if self.key else []
-        target = f"{auth['ssh_user']}@{address}"
+        target = f"{auth['ssh_user']}@{address}" if auth.get("ssh_user") else address
         login = f"bash --login -c {shlex.quote(command)}"
         return subprocess.run(["ssh", *key, *words, target, login], stdin=subprocess.DEVNULL, capture_output=True,
                               text=True, errors="replace", timeout=seconds)  # fmt: skip

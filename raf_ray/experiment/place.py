@@ -63,7 +63,8 @@ def working_folder(
             raise RunError(f"{error}; all of it is in {folder}, where --resume goes on") from error
         if str(folder) not in str(error):
             raise
-        raise type(error)(str(error).replace(str(folder), str(storage))) from error
+        kind = InputError if isinstance(error, InputError) else RunError
+        raise kind(str(error).replace(str(folder), str(storage))) from error
     finally:
         if mirror is None or mirror.failure is None:
             shutil.rmtree(parent, ignore_errors=True)
