@@ -69,6 +69,10 @@ class Storage:
         """The folder's own, without the folders above it."""
         return self.base.rpartition("/")[2]
 
+    def place(self, name: str) -> str:
+        """An object's path in the filesystem."""
+        return f"{self.base}/{name}"
+
     def is_dir(self) -> bool:
         """Whether any object is in it; a storage knows no empty folders. Raises RunError."""
         return bool(self.files())
@@ -87,7 +91,7 @@ class Storage:
 
     def send(self, path: Path, name: str) -> None:
         """Put a file there, in place of an older one. Raises RunError."""
-        place = f"{self.base}/{name}"
+        place = self.place(name)
         part = f"{place}{PART}{uuid.uuid4().hex[:8]}"
 
         def copy() -> None:
@@ -107,7 +111,7 @@ class Storage:
             from pyarrow.fs import LocalFileSystem, copy_files
 
             copy_files(
-                f"{self.base}/{name}", str(temporary), source_filesystem=self.filesystem,
+                self.place(name), str(temporary), source_filesystem=self.filesystem,
                 destination_filesystem=LocalFileSystem(),
             )  # fmt: skip
 
@@ -116,7 +120,7 @@ class Storage:
 
     def delete(self, name: str) -> None:
         """Delete an object that is there. Raises RunError."""
-        self.patiently("be written to", lambda: self.filesystem.delete_file(f"{self.base}/{name}"))
+        self.patiently("be written to", lambda: self.filesystem.delete_file(self.place(name)))
 
     def patiently(self, what: str, call: Callable[[], T]) -> T:
         """What a call gives, which is made again while the storage is away.
@@ -154,7 +158,7 @@ class StoredFile:
     def is_file(self) -> bool:
         from pyarrow.fs import FileType
 
-        place = f"{self.parent.base}/{self.name}"
+        place = self.parent.place(self.name)
         found = self.parent.patiently("be read", lambda: self.parent.filesystem.get_file_info(place))
         return bool(found.type == FileType.File)
 
@@ -210,7 +214,7 @@ class _PatientFile(io.RawIOBase):
 
     def _open(self) -> Any:
         storage = self._file.parent
-        place = f"{storage.base}/{self._file.name}"
+        place = storage.place(self._file.name)
         return storage.patiently("be read", lambda: storage.filesystem.open_input_file(place))
 
 
@@ -258,7 +262,7 @@ def _try_to_write(storage: Storage) -> None:
         if not beside.is_dir() or not os.access(beside, os.W_OK):
             raise PermissionError(f"{beside} is no folder that can be written")
         return
-    trial = f"{storage.base}/{PART}{uuid.uuid4().hex[:8]}"
+    trial = f"{storage.place(PART)}{uuid.uuid4().hex[:8]}"
     with storage.filesystem.open_output_stream(trial) as stream:
         stream.write(b"")
     storage.filesystem.delete_file(trial)

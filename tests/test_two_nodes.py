@@ -25,6 +25,7 @@ import torch
 
 from raf_ray import run_federation
 from raf_ray.search.spec import load_search
+from tests.hosts import ip
 from tests.searching import TINY, search_file, trials
 from tests.tiny import WORDS, tiny
 
@@ -71,10 +72,6 @@ class TwoNodes:
 
     def _command(self, module: str, words: Sequence[str]) -> list[str]:
         return ["ip", "netns", "exec", self.head, sys.executable, "-m", module, *words]
-
-
-def ip(*words: str) -> str:
-    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
 
 def kill_all(namespace: str) -> None:

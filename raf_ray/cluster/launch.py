@@ -71,21 +71,21 @@ class ClusterFile:
 
         Raises subprocess.TimeoutExpired. Exit code 255: the host was not reached.
         """
-        auth = self.values["auth"]
+        auth, key = self.values["auth"], self.key
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": ANSWER_SECONDS,
-            "IdentitiesOnly": "yes" if self.key else None,
+            "IdentitiesOnly": "yes" if key else None,
             "LogLevel": "ERROR",
             "ProxyCommand": auth.get("ssh_proxy_command"),
             "StrictHostKeyChecking": "no",
             "UserKnownHostsFile": "/dev/null",
         }
         words = [word for name, value in options.items() if value is not None for word in ("-o", f"{name}={value}")]
-        key = ["-i", str(self.key)] if self.key else []
+        identity = ["-i", str(key)] if key else []
         target = f"{auth['ssh_user']}@{address}" if auth.get("ssh_user") else address
         login = f"bash --login -c {shlex.quote(command)}"
-        return subprocess.run(["ssh", *key, *words, target, login], stdin=subprocess.DEVNULL, capture_output=True,
+        return subprocess.run(["ssh", *identity, *words, target, login], stdin=subprocess.DEVNULL, capture_output=True,
                               text=True, errors="replace", timeout=seconds)  # fmt: skip
 
 
@@ -139,7 +139,8 @@ def down(file: ClusterFile, say: Callable[[str], None]) -> None:
 
     Raises RunError where something goes on.
     """
-    stop = [command for command in _workers_start(file) if "ray stop" in command and "ray start" not in command]
+    start = map(str, file.values.get("worker_start_ray_commands") or ())
+    stop = [command for command in start if "ray stop" in command and "ray start" not in command]
     if file.is_local and not stop:
         raise InputError(
             f"{file.path}: no line of worker_start_ray_commands is a `ray stop`, so how Ray ends on the workers is not "
@@ -203,10 +204,6 @@ def _is_example(address: str) -> bool:
         return False
 
 
-def _workers_start(file: ClusterFile) -> list[str]:
-    return [str(command) for command in file.values.get("worker_start_ray_commands") or ()]
-
-
 # --- hosts --------------------------------------------------------------------------------------------
 
 
@@ -240,9 +237,9 @@ def _check_hosts(file: ClusterFile, say: Callable[[str], None]) -> None:
             raise InputError(
                 f"{address} did not say its Python's version, but {version[:MOST_SAID]!r}; see what its login prints"
             )
-    first, last = ([int(part) for part in version] for version in PYTHONS)
+    first, last = PYTHONS
     for address, version in found.items():
-        if not first <= [int(part) for part in version.split(".")[:2]] <= last:
+        if not first <= tuple(int(part) for part in version.split(".")[:2]) <= last:
             raise InputError(
                 f"{address} has Python {version}, and raf-ray needs 3.{first[1]} to 3.{last[1]}; install one as "
                 "python3 there"

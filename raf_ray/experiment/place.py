@@ -13,7 +13,7 @@ from raf_ray.errors import InputError, RunError
 from raf_ray.paths import given_path
 from raf_ray.runs.folder import RunFolder
 from raf_ray.runs.mirror import Mirror, fetch, holder_of
-from raf_ray.storage import is_uri, open_storage
+from raf_ray.storage import Storage, is_uri, open_storage
 from raf_ray.tracking.checks import LOCAL_FILE
 
 STOPPED_SECONDS = 10.0
@@ -22,9 +22,9 @@ STOPPED_SECONDS = 10.0
 
 @contextmanager
 def working_folder(
-    output: str | os.PathLike[str], what: str, say: Callable[[str], None] = lambda line: None
+    output: str | os.PathLike[str] | Storage, what: str, say: Callable[[str], None] = lambda line: None
 ) -> Iterator[Path]:
-    """The folder to work in. Where `output` is a URI, what is done there is copied to the storage as it goes on.
+    """The folder to work in. Of a storage's, or of the URI of one, what is done is copied there as it goes on.
 
     The local copy begins with what the storage has, and goes away at the end.
 
@@ -36,10 +36,13 @@ def working_folder(
         InputError: it can be no folder, or the storage cannot be used or is written to by another process.
         RunError: the storage did not take all of it; the local copy stays.
     """
-    if not is_uri(output):
+    if isinstance(output, Storage):
+        storage = output
+    elif is_uri(output):
+        storage = open_storage(os.fspath(output), what, writes=True)
+    else:
         yield given_path(output, what)
         return
-    storage = open_storage(os.fspath(output), what, writes=True)
     parent = Path(tempfile.mkdtemp(prefix="raf-ray-"))
     folder, mirror = parent / storage.name, None
     try:
@@ -49,11 +52,8 @@ def working_folder(
         mirror.begin(what)
         try:
             yield folder
-        except KeyboardInterrupt:
-            mirror.finish(STOPPED_SECONDS)
-            raise
-        except BaseException:
-            mirror.finish()
+        except BaseException as error:
+            mirror.finish(STOPPED_SECONDS if isinstance(error, KeyboardInterrupt) else None)
             raise
         if mirror.problem:
             say(f"waiting for the storage: {mirror.problem}")

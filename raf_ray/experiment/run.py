@@ -78,12 +78,13 @@ def run_federation(
     """
     config = config or Config()
     if output is not None and is_uri(output):
-        with working_folder(output, "output", say or log.warning) as folder:
+        storage = open_storage(str(output), "output", writes=True)
+        with working_folder(storage, "output", say or log.warning) as folder:
             found = run_federation(
                 config, folder, resume=resume, overwrite=overwrite, address=address, watchers=watchers,
                 say=say,
             )  # fmt: skip
-        return replace(found, folder=open_storage(str(output), "output"))
+        return replace(found, folder=storage)
     prepared = prepare(config)
     folder = given_path(output, "output") if output is not None else new_folder(Path("runs"), "run")
     if watchers is None:

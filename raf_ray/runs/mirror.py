@@ -15,7 +15,6 @@ import socket
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -49,8 +48,8 @@ class Mirror:
         self._sent: dict[str, Mark] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="mirror", daemon=True)
-        self._me = uuid.uuid4().hex
-        self._beaten = -BEAT_SECONDS
+        self._beaten: float | None = None
+        """When the mark of who writes was last sent; None: nothing was sent yet"""
         self.problem = ""
         """Why the storage does not take it, for now"""
         self.failure: RunError | None = None
@@ -90,7 +89,7 @@ class Mirror:
         try:
             while not self._send():
                 pass
-            if self._beaten > 0:
+            if self._beaten is not None:
                 self._storage.delete(HELD)
         except RunError as error:
             self.failure = error
@@ -115,7 +114,7 @@ class Mirror:
                 return False
             changed = [name for name in sorted(marks, key=_order) if self._sent.get(name) != marks[name]]
             gone = sorted(self._sent.keys() - marks.keys())
-            if changed or gone or self._beaten > 0:
+            if changed or gone or self._beaten is not None:
                 self._beat(pins)
             for name in changed:
                 self._storage.send(pins / name, name)
@@ -126,8 +125,8 @@ class Mirror:
         return True
 
     def _beat(self, pins: Path) -> None:
-        if time.monotonic() - self._beaten > BEAT_SECONDS:
-            holder = {"holder": self._me, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+        if self._beaten is None or time.monotonic() - self._beaten > BEAT_SECONDS:
+            holder = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
             write_json(pins / HELD, holder)
             self._storage.send(pins / HELD, HELD)
             self._beaten = time.monotonic()
