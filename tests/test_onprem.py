@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from raf_ray import run_federation
+from raf_ray.runs.mirror import STALE_SECONDS
 from tests.hosts import HOME, Hosts, hosts_up
 from tests.searching import TINY
 from tests.tiny import WORDS, tiny
@@ -198,6 +199,46 @@ def test_with_a_token_and_tls_a_job_runs_and_no_secret_is_seen(hosts, tmp_path):
     assert not found
     hosts.run(hosts.laptop, "python", "-m", "raf_ray.cluster", "down", FILE, environment=token_mode)
     assert not any(hosts.ray_processes(host) for host in hosts.hosts.values())
+
+
+@pytest.mark.rare
+def test_a_host_that_is_lost_leaves_its_run_to_another_by_s3(hosts, tmp_path):
+    h1, h2 = hosts.hosts["h1"], hosts.hosts["h2"]
+    key = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+    uri = "s3://bucket/mine?endpoint_override=10.77.0.9:5998&scheme=http&region=us-east-1"
+    words = (*WORDS, "federation.engine=in_process", "federation.rounds=8")
+    server = hosts.start(hosts.laptop, "moto_server", "-H", "0.0.0.0", "-p", "5998")
+    make = "from pyarrow.fs import FileSystem; FileSystem.from_uri('s3://bucket?endpoint_override=10.77.0.9:5998&" \
+           "scheme=http&region=us-east-1&allow_bucket_creation=true')[0].create_dir('bucket')"  # fmt: skip
+    look = f"from raf_ray.storage import open_storage; print(*open_storage({uri!r}, 'uri').files())"
+
+    def there() -> str:
+        return hosts.run(hosts.laptop, "python", "-c", look, environment=key).stdout
+
+    try:
+        hosts.run(hosts.laptop, "bash", "-c", "until : < /dev/tcp/10.77.0.9/5998; do sleep 0.2; done 2> /dev/null")
+        hosts.run(hosts.laptop, "python", "-c", make, environment=key)
+        run = ("bash", "-c", f"cd; python -m raf_ray.run --output '{uri}' \"$@\"", "run")
+        with open(tmp_path / "said", "w") as said:
+            first = subprocess.Popen(hosts.command(h1, [*run, *words], key), stdout=said, stderr=said)
+            while "checkpoint.pt" not in there():
+                assert first.poll() is None, (tmp_path / "said").read_text()
+            hosts.cut(h1)
+            first.wait()
+        assert "model.pt" not in there()
+        said = hosts.run(h2, *run, "--resume", environment=key, code=2).stdout
+        assert "another process" in said and "on h1) writes to s3://bucket/mine" in said
+        time.sleep(STALE_SECONDS)
+        hosts.run(h2, *run, "--resume", environment=key)
+        fetch_all = f"from raf_ray.experiment.place import reading_folder as r; import shutil\n" \
+                    f"with r({uri!r}, 'it') as folder: shutil.copytree(folder, '{HOME}/from-s3')"  # fmt: skip
+        hosts.run(hosts.laptop, "python", "-c", fetch_all, environment=key)
+    finally:
+        server.kill()
+        hosts.run(hosts.laptop, "pkill", "moto_server", code=None)
+        hosts.boot(h1)
+    reference = run_federation(tiny(*words), tmp_path / "reference")
+    assert_same(hosts.laptop.home / "from-s3", reference.folder)
 
 
 @contextmanager

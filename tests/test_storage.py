@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -24,11 +25,15 @@ from raf_ray.errors import InputError, RunError
 from raf_ray.experiment.place import working_folder
 from raf_ray.experiment.shards import prepare_shards
 from raf_ray.run import main
+from raf_ray.runs.checkpoint import Checkpoint
+from raf_ray.runs.folder import RunFolder
 from raf_ray.runs.mirror import HELD
 from raf_ray.storage import PART, Storage, open_storage
 from tests.tiny import WORDS, tiny
 
 moto_server = pytest.importorskip("moto.server", reason="needs moto, an S3 server in Python")
+boto3 = pytest.importorskip("boto3", reason="needs boto3, which tells moto who may do what")
+gcs_server = pytest.importorskip("gcp_storage_emulator.server", reason="needs gcp-storage-emulator")
 
 LONG = (*WORDS, "federation.engine=in_process", "federation.rounds=8")
 
@@ -100,6 +105,17 @@ def door() -> Iterator[Door]:
 
 
 @pytest.fixture(scope="module")
+def gcs() -> Iterator[Door]:
+    """A server that speaks as Google's storage does, with a bucket."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = gcs_server.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    server.start()
+    yield Door(port)
+    server.stop()
+
+
+@pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The long run in a folder of this machine."""
     return run_federation(load_config(overrides=LONG), tmp_path_factory.mktemp("long") / "reference").folder
@@ -113,6 +129,10 @@ def uri(door: Door, request: pytest.FixtureRequest) -> str:
 
 def in_bucket(door: Door, path: str) -> str:
     return f"s3://bucket/{path}?endpoint_override=127.0.0.1:{door.port}&scheme=http&region=us-east-1"
+
+
+def in_gcs_bucket(door: Door, path: str) -> str:
+    return f"gs://anonymous@bucket/{path}?endpoint_override=127.0.0.1:{door.port}&scheme=http&retry_limit_seconds=1"
 
 
 def assert_same(storage: Storage, reference: Path, tmp_path: Path) -> None:
@@ -150,6 +170,30 @@ def test_a_killed_run_goes_on_from_the_storage_to_the_same_bits(uri, reference, 
     storage.delete(HELD)  # in place of a minute's wait
     done = subprocess.run(command("--output", uri, "--resume"), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert_same(storage, reference, tmp_path)
+
+
+def test_a_run_in_googles_storage_goes_on_from_there(gcs, reference, tmp_path):
+    uri = in_gcs_bucket(gcs, "mine")
+    with pytest.raises(InputError, match="make the bucket"):
+        open_storage(uri.replace("bucket", "nobody"), "--output", writes=True)
+    storage = open_storage(uri, "uri")
+
+    def stop(folder: RunFolder, checkpoint: Checkpoint) -> None:
+        save(folder, checkpoint)
+        if checkpoint.round == 2:
+            raise KeyboardInterrupt
+
+    save = RunFolder.save_checkpoint
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunFolder, "save_checkpoint", stop)
+        run_federation(load_config(overrides=LONG), uri)
+    assert "checkpoint.pt" in storage.files() and "model.pt" not in storage.files()
+    gcs.shut()
+    waits = threading.Timer(3, gcs.open)
+    waits.start()
+    assert storage.files()  # after a wait
+    assert run_command(main, ["--output", uri, "--resume"]) == 0
     assert_same(storage, reference, tmp_path)
 
 
@@ -258,6 +302,28 @@ def test_a_wrong_uri_is_refused_in_a_sentence(text, says, door, tmp_path, monkey
     said = capsys.readouterr()
     assert says in said.err and len(said.err.splitlines()) == 1 and "word" not in said.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rights", [[], ["s3:ListBucket", "s3:GetObject"]])
+def test_a_storage_that_grants_no_rights_is_refused_at_the_start(rights, uri, door, tmp_path, monkeypatch, capsys):
+    """Nobody's key, and one that may read alone."""
+    iam = boto3.client("iam", endpoint_url=f"http://127.0.0.1:{door.port}", region_name="us-east-1")
+    name = f"reader-{len(rights)}"
+    iam.create_user(UserName=name)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    statement = [{"Effect": "Allow", "Action": rights, "Resource": "*"}] if rights else []
+    if rights:
+        policy = json.dumps({"Version": "2012-10-17", "Statement": statement})
+        iam.put_user_policy(UserName=name, PolicyName="reads", PolicyDocument=policy)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+    monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
+    if rights:
+        assert open_storage(uri, "uri").files() == {}
+    assert run_command(main, ["--output", uri, *WORDS]) == 2
+    said = capsys.readouterr().err
+    assert "set credentials that may read and write there" in said and len(said.splitlines()) == 1
+    assert key["SecretAccessKey"] not in said
 
 
 def test_a_storage_that_does_not_answer_is_refused_at_the_start(tmp_path, capsys):
