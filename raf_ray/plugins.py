@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -68,5 +69,14 @@ def classes_in(room: str, base: type[Kind]) -> dict[str, type[Kind]]:
 
 
 def parameters_of(kind: type) -> Mapping[str, Any]:
-    """Parameter name -> its pydantic field, of a class whose fields are config keys."""
-    return dict(getattr(kind, "__pydantic_fields__", {}))
+    """Parameter name -> its pydantic field, of a class whose fields are config keys.
+
+    pydantic gives a field its docstring in the class that has it and none in that class's subclasses.
+    """
+    found = {}
+    for name, field in getattr(kind, "__pydantic_fields__", {}).items():
+        above = (getattr(one, "__pydantic_fields__", {}).get(name) for one in kind.__mro__)
+        told = next((one.description for one in above if one is not None and one.description), None)
+        found[name] = copy.copy(field)
+        found[name].description = told
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from raf_ray.algorithms import built_in
 from raf_ray.algorithms.fedavg import FedAvg
+from raf_ray.algorithms.feddyn import GRADIENT, FedDyn, H
 from raf_ray.algorithms.fedprox import FedProx, Proximal
 from raf_ray.algorithms.interface import WEIGHTS, LocalRule, Memory
 from raf_ray.algorithms.scaffold import CONTROL, Scaffold
@@ -39,7 +40,8 @@ def run(algorithm, rounds, tasks=None, **options) -> Quadratics:
 
 
 def test_every_file_of_the_room_is_a_method_by_its_name():
-    assert {"fedavg", "fedprox", "scaffold"} <= set(built_in())
+    known = {"fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "feddyn", "fedprox", "scaffold"}
+    assert known <= set(built_in())
 
 
 # --- FedAvg -------------------------------------------------------------------------------------------------
@@ -107,6 +109,69 @@ def test_the_check_of_fedprox_finds_the_known_wrong_versions(rule):
 
 def test_fedprox_without_its_term_is_fedavg_to_the_bit():
     assert np.array_equal(run(FedProx(mu=0.0), 5).floats, run(FedAvg(), 5).floats)
+
+
+# --- FedDyn -------------------------------------------------------------------------------------------------
+
+
+def check_feddyn_optimum(algorithm) -> None:
+    tasks = random_clients()
+    for weighting, weights in (("people", shares(tasks)), ("equal", np.full(len(tasks), 1 / len(tasks)))):
+        found = run(replace(algorithm, weighting=weighting), 80, tasks).weights
+        np.testing.assert_allclose(found, optimum(tasks, weights), atol=1e-5)
+
+
+@dataclass(frozen=True)
+class WithoutH(FedDyn):
+    """The server averages and does not correct."""
+
+    def server_step(self, weights, mean, server, cohort):
+        return weights + mean[WEIGHTS], server
+
+
+@dataclass(frozen=True)
+class WrongSignOfH(FedDyn):
+    def server_step(self, weights, mean, server, cohort):
+        after, memory = super().server_step(weights, mean, server, cohort)
+        return after + 2 * memory[H] / self.alpha, memory
+
+
+@dataclass(frozen=True)
+class NeverLearns(FedDyn):
+    """The client's gradient stays as it began: FedProx in the client, and no bias is removed."""
+
+    def local(self, start) -> LocalRule:
+        return Proximal(self.alpha, start)
+
+
+def test_feddyn_reaches_the_optimum_that_fedavg_misses():
+    check_feddyn_optimum(FedDyn(alpha=1.0))
+
+
+@pytest.mark.parametrize("wrong", [FedAvg(), WithoutH(alpha=1.0), WrongSignOfH(alpha=1.0), NeverLearns(alpha=1.0)])
+def test_the_check_of_feddyn_finds_wrong_versions(wrong):
+    with pytest.raises((AssertionError, UpdateError)):
+        check_feddyn_optimum(wrong)
+
+
+def test_feddyn_clients_minimise_the_dynamic_objective_and_learn_their_gradient_there():
+    tasks = random_clients(steps=60)
+    federation = run(FedDyn(alpha=0.7), 2, tasks)
+    before, own = federation.weights, {n: m[GRADIENT].copy() for n, m in federation.memories.items()}
+    ups = federation.round()
+    for client, task in zip(federation.clients, tasks, strict=True):
+        want = np.linalg.solve(task.a + 0.7 * np.eye(DIM), task.a @ task.b + own[client.name] + 0.7 * before)
+        np.testing.assert_allclose(before + ups[client.name].vectors[WEIGHTS][:DIM], want, atol=1e-5)
+        gradient = task.a @ (want - task.b)
+        np.testing.assert_allclose(federation.memories[client.name][GRADIENT], gradient, atol=1e-5)
+
+
+def test_h_stays_the_mean_of_the_clients_gradients_whoever_trains():
+    federation = Quadratics(FedDyn("equal", alpha=0.5), random_clients())
+    for cohort in ([0, 1, 2, 3], [0, 2], [3], [1, 2]):
+        federation.round(cohort)
+        mean = sum(memory[GRADIENT].astype(np.float64) for memory in federation.memories.values()) / 4
+        np.testing.assert_allclose(federation.server.memory[H], mean, atol=1e-6)
 
 
 # --- SCAFFOLD -----------------------------------------------------------------------------------------------
@@ -237,7 +302,7 @@ def mine(tmp_path, monkeypatch):
 
 
 def test_the_documented_example_steps_with_momentum(mine):
-    config = load_config(overrides=["algorithm.name=mine:FedAvgM", "algorithm.parameters={beta: 0.5}"])
+    config = load_config(overrides=["algorithm.name=mine:Nesterov", "algorithm.parameters={beta: 0.5}"])
     tasks = random_clients()
     federation = Quadratics(algorithm_of(config), tasks)
     weights, velocity = federation.weights, np.zeros(DIM)
@@ -248,14 +313,14 @@ def test_the_documented_example_steps_with_momentum(mine):
             p * ups[c.name].vectors[WEIGHTS][:DIM] for p, c in zip(shares(tasks), federation.clients, strict=True)
         )
         velocity = 0.5 * velocity + mean
-        weights = before + velocity
+        weights = before + mean + 0.5 * velocity
         np.testing.assert_allclose(federation.weights, weights, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["algorithm.name=mine:FedAvgM", "algorithm.parameters={bta: 1}"], "algorithm.parameters do not fit"),
+        (["algorithm.name=mine:Nesterov", "algorithm.parameters={bta: 1}"], "algorithm.parameters do not fit"),
         (["algorithm.name=mine:np"], "gives"),
         (["algorithm.name=raf_ray.algorithms.interface:LocalRule", "algorithm.weighting=equal"], "takes no weighting"),
         (["algorithm.name=raf_ray.algorithms.interface:LocalRule"], "gives LocalRule, not a raf_ray.algorithms"),
@@ -268,7 +333,7 @@ def test_what_is_no_method_is_named(words, says, mine):
 
 
 def test_a_method_of_ones_own_weighs_as_the_config_says(mine):
-    config = load_config(overrides=["algorithm.name=mine:FedAvgM", "algorithm.weighting=equal"])
+    config = load_config(overrides=["algorithm.name=mine:Nesterov", "algorithm.weighting=equal"])
     assert algorithm_of(config).weight(WEIGHTS, 70) == 1.0
 
 
