@@ -311,9 +311,9 @@ def test_a_storage_that_grants_no_rights_is_refused_at_the_start(rights, uri, do
     name = f"reader-{len(rights)}"
     iam.create_user(UserName=name)
     key = iam.create_access_key(UserName=name)["AccessKey"]
-    statement = [{"Effect": "Allow", "Action": rights, "Resource": "*"}] if rights else []
     if rights:
-        policy = json.dumps({"Version": "2012-10-17", "Statement": statement})
+        statement = {"Effect": "Allow", "Action": rights, "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
         iam.put_user_policy(UserName=name, PolicyName="reads", PolicyDocument=policy)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
