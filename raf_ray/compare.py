@@ -32,8 +32,13 @@ from raf_ray.terminal import warn
 from raf_ray.tracking.checks import check_tracking
 from raf_ray.tracking.mlflow import log_afterwards
 
-BUDGET_METHOD = "raf-mixed"
-"""--equal-compute stops every method at this one's forward pixels."""
+
+def run_name(config: Config, objective: str = "") -> str:
+    """What a comparison calls the run of all tiers: `fedavg-mixed`; by an objective `raf-mixed`, `raf-fedprox-mixed`."""
+    method = config.algorithm.name.rpartition(":")[2].lower()
+    if objective:
+        return f"{objective}-mixed" if method == "fedavg" else f"{objective}-{method}-mixed"
+    return f"{method}-mixed"
 
 
 def methods_of(config: Config) -> dict[str, Config]:
@@ -52,12 +57,14 @@ def methods_of(config: Config) -> dict[str, Config]:
     methods: dict[str, Config] = {}
     for tier in plans.counts():
         if tier == "mixed":
-            raise InputError("--compare names its runs by tiers, and fedavg-mixed is one of all; rename tier 'mixed'")
-        methods[f"fedavg-{tier}"] = _with(config, plain, [tier] * len(plans))
-    methods["fedavg-mixed"] = _with(config, plain)
-    methods["multires-mixed"] = _with(config, ObjectiveConfig(name="multires", levels=levels))
-    methods["raf-mixed"] = _with(config, paper)
-    methods["raf-plus-mixed"] = _with(config, validate(ObjectiveConfig, plus["objective"]))
+            raise InputError(
+                f"--compare names its runs by tiers, and {run_name(config)} is one of all; rename tier 'mixed'"
+            )
+        methods[f"{run_name(config).removesuffix('mixed')}{tier}"] = _with(config, plain, [tier] * len(plans))
+    methods[run_name(config)] = _with(config, plain)
+    methods[run_name(config, "multires")] = _with(config, ObjectiveConfig(name="multires", levels=levels))
+    methods[run_name(config, "raf")] = _with(config, paper)
+    methods[run_name(config, "raf-plus")] = _with(config, validate(ObjectiveConfig, plus["objective"]))
     return methods
 
 
@@ -68,13 +75,13 @@ def _with(config: Config, objective: ObjectiveConfig, clients: list[str] | None 
     return config.model_copy(update=update)
 
 
-def at_equal_compute(methods: Mapping[str, Prepared]) -> dict[str, Prepared]:
-    """The same methods with as many whole rounds as `raf-mixed`'s total forward pixels allow."""
+def at_equal_compute(methods: Mapping[str, Prepared], budget_of: str) -> dict[str, Prepared]:
+    """The same methods with as many whole rounds as the total forward pixels of `budget_of` allow."""
 
     def a_round(request: Prepared) -> float:
         return float(expected_pixels(request.config, request.plans, request.data.counts).sum())
 
-    reference = methods[BUDGET_METHOD]
+    reference = methods[budget_of]
     budget = a_round(reference) * reference.config.federation.rounds
     changed = {}
     for name, request in methods.items():
@@ -104,12 +111,13 @@ def compare(
     every = methods_of(config)
     chosen = _choose(every, only)
     # Equal compute needs the budget's method too, whether it is run or not.
-    asked = {**chosen, BUDGET_METHOD: every[BUDGET_METHOD]} if equal_compute else chosen
+    budget_of = run_name(config, "raf")
+    asked = {**chosen, budget_of: every[budget_of]} if equal_compute else chosen
     prepared = {name: assembly.prepare(method, check_pictures=False) for name, method in asked.items()}
     if equal_compute:
-        prepared = {name: r for name, r in at_equal_compute(prepared).items() if name in chosen}
+        prepared = {name: r for name, r in at_equal_compute(prepared, budget_of).items() if name in chosen}
         console.print(
-            f"Equal compute: each method stops at {BUDGET_METHOD}'s total forward pixels "
+            f"Equal compute: each method stops at {budget_of}'s total forward pixels "
             "(all levels counted); its schedule is rescaled to its rounds.",
             highlight=False,
         )

@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", action="store_true", help="run every method from the same start; one table")
     parser.add_argument("--only", metavar="A,B", help="with --compare: just these methods")
     parser.add_argument("--equal-compute", action="store_true",
-                        help="with --compare: stop each at raf-mixed's forward pixels")  # fmt: skip
+                        help="with --compare: stop each at RAF's forward pixels")  # fmt: skip
     return parser
 
 
@@ -79,7 +79,7 @@ def main(words: Sequence[str]) -> None:
 
 def _train(arguments: argparse.Namespace, output: Path, console: Console) -> tuple[list[RenderableType], str]:
     """Run or compare in a folder; the table and lines to show of it, and what lies in the folder."""
-    from raf_ray.compare import compare
+    from raf_ray.compare import compare, run_name
     from raf_ray.experiment.run import run_federation
     from raf_ray.experiment.watching import watchers_for
     from raf_ray.report.tables import results_table, upsampled_lines
@@ -91,7 +91,7 @@ def _train(arguments: argparse.Namespace, output: Path, console: Console) -> tup
             config, output, only=only, equal_compute=arguments.equal_compute, resume=arguments.resume,
             overwrite=arguments.overwrite, address=arguments.address, console=console,
         )  # fmt: skip
-        table = results_table(results, baseline="fedavg-mixed")
+        table = results_table(results, baseline=run_name(config))
         lines = [line for values in results.values() for line in upsampled_lines(values)]
         files = f"{_there(output, 'drift.png', 'comparison.json')} and a folder for each run"
     else:

@@ -40,6 +40,15 @@ def test_the_methods_differ_in_objective_and_clients_only():
     assert (plus.resize, plus.level_weights, plus.sampling) == ("matched", "area", "pair")
 
 
+@pytest.mark.parametrize("method", ["fedprox", "tests.tiny:Nesterov"])
+def test_the_runs_of_another_fl_method_are_called_by_it(method):
+    label = method.rpartition(":")[2].lower()
+    methods = methods_of(tiny(f"algorithm.name={method}"))
+    assert list(methods) == [f"{label}-high", f"{label}-mid", f"{label}-low", f"{label}-mixed",
+                             f"multires-{label}-mixed", f"raf-{label}-mixed", f"raf-plus-{label}-mixed"]  # fmt: skip
+    assert {config.algorithm.name for config in methods.values()} == {method}
+
+
 def test_all_start_from_the_same_weights_and_people():
     prepared = [assembly.prepare(config) for config in methods_of(CONFIG).values()]
     for request in prepared[1:]:
@@ -50,7 +59,8 @@ def test_all_start_from_the_same_weights_and_people():
 
 def test_equal_compute_gives_each_method_raf_mixeds_pixels_within_a_round():
     config = tiny("federation.rounds=40", "optimizer.schedule=steps", "optimizer.steps=[20]")
-    requests = at_equal_compute({name: assembly.prepare(method) for name, method in methods_of(config).items()})
+    prepared = {name: assembly.prepare(method) for name, method in methods_of(config).items()}
+    requests = at_equal_compute(prepared, "raf-mixed")
     methods = {name: request.config for name, request in requests.items()}
 
     def pixels(config):
