@@ -34,7 +34,7 @@ from raf_ray.tracking.mlflow import log_afterwards
 
 
 def run_name(config: Config, objective: str = "") -> str:
-    """What a comparison calls the run of all tiers: `fedavg-mixed`; by an objective `raf-mixed`, `raf-fedprox-mixed`."""
+    """The name of a comparison's run of all tiers: `fedprox-mixed`; by objective `raf-mixed`, `raf-fedprox-mixed`."""
     method = config.algorithm.name.rpartition(":")[2].lower()
     if objective:
         return f"{objective}-mixed" if method == "fedavg" else f"{objective}-{method}-mixed"

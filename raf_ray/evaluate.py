@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN", help="run folder, or the URI of one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as evaluation.flip_test=true")
+    parser.add_argument("--client", metavar="NAME", help="its own model, where a method leaves it some (fedbn ...)")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON instead of a table")
     return parser
 
@@ -40,11 +41,11 @@ def main(words: Sequence[str]) -> None:
     from raf_ray.experiment.place import reading_folder
     from raf_ray.files import without_nan
     from raf_ray.metrics import title_of
-    from raf_ray.saved import MODEL_FILES, load_run, scorer_of_run
+    from raf_ray.saved import files_of, load_run, scorer_of_run
     from raf_ray.terminal import make_console, warn
 
-    with reading_folder(arguments.run, "RUN", MODEL_FILES) as folder:
-        run = load_run(folder, arguments.overrides)
+    with reading_folder(arguments.run, "RUN", files_of(arguments.client)) as folder:
+        run = load_run(folder, arguments.overrides, arguments.client)
     scorer, sizes = scorer_of_run(run)
     split = run.config.evaluation.split
     console = make_console(120)

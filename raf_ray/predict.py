@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="picture files")
     parser.add_argument("--boxes", metavar="FILE", help="JSON: picture -> people's boxes [x, y, width, height]")
     parser.add_argument("--size", metavar="HxW", help="model's input (default: the run's largest trained size)")
+    parser.add_argument("--client", metavar="NAME", help="its own model, where a method leaves it some (fedbn ...)")
     parser.add_argument("--output", metavar="DIR", default=".", help="folder for the drawings (default: here)")
     return parser
 
@@ -53,10 +54,10 @@ def main(words: Sequence[str]) -> None:
     from raf_ray.report.plots import draw_people
     from raf_ray.request.plans import plan_clients, trained_sizes
     from raf_ray.resolution import check_divides, parse_size
-    from raf_ray.saved import MODEL_FILES, load_run, predict, skeleton_of_run
+    from raf_ray.saved import files_of, load_run, predict, skeleton_of_run
 
-    with reading_folder(arguments.run, "RUN", MODEL_FILES) as folder:
-        run = load_run(folder)
+    with reading_folder(arguments.run, "RUN", files_of(arguments.client)) as folder:
+        run = load_run(folder, client=arguments.client)
     own = trained_sizes(plan_clients(run.config))[0]
     size = parse_size(arguments.size) if arguments.size else own
     check_divides(size, size_divisor(run.model), "--size")

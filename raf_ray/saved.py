@@ -26,9 +26,12 @@ from raf_ray.request import parts
 from raf_ray.request.people import load_held_out, skeleton_of, splits_of
 from raf_ray.request.plans import final_sizes, plan_clients
 from raf_ray.resolution import Size, check_divides
+from raf_ray.runs.folder import model_file
 
-MODEL_FILES = ("config.yaml", "model.pt")
-"""What is read of a run folder."""
+
+def files_of(client: str | None) -> tuple[str, str]:
+    """What is read of a run folder: its config, and its model or a client's own."""
+    return "config.yaml", model_file(client)
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,17 @@ class SavedRun:
     joints: tuple[str, ...]
 
 
-def load_run(folder: Path, overrides: Sequence[str] = ()) -> SavedRun:
-    """Open a run folder. Raises InputError where it holds no finished model."""
-    for name in MODEL_FILES:
+def load_run(folder: Path, overrides: Sequence[str] = (), client: str | None = None) -> SavedRun:
+    """Open a run folder, with its model or a client's own. Raises InputError where it holds no such finished model."""
+    for name in files_of(client):
         if not (folder / name).is_file():
-            raise InputError(f"{folder} holds no finished run: there is no {name} in it")
+            told = "; only clients that keep part of the model to themselves, as fedbn's do, have one" if client else ""
+            raise InputError(f"{folder} holds no finished run: there is no {name} in it{told if '-' in name else ''}")
     values = read_yaml(folder / "config.yaml")
     for word in overrides:
         merge(values, parse_override(word))
     config = validate(Config, values)
-    model, joints = load_model(folder / "model.pt", config.model.name, config.model.depth)
+    model, joints = load_model(folder / model_file(client), config.model.name, config.model.depth)
     return SavedRun(folder, config, model, joints)
 
 

@@ -7,7 +7,7 @@ trained; statistics are what norms gather (running means and variances) and are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -28,10 +28,40 @@ class Entry:
     kind: Kind
     start: int
     """First element, counted in the floats or, for counters, in the counters."""
+    norm: str = ""
+    """Class of the norm layer that holds it, such as `GroupNorm`; empty: none does"""
 
     @cached_property
     def size(self) -> int:
         return prod(self.shape)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """By the name of its class or of one that it varies, as all of torch's and timm's norms are called."""
+    return any("Norm" in kind.__name__ for kind in type(module).__mro__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some entries of a layout's floats, as one vector (size,)."""
+
+    entries: tuple[Entry, ...]
+
+    @cached_property
+    def size(self) -> int:
+        return sum(entry.size for entry in self.entries)
+
+    def take(self, floats: np.ndarray) -> np.ndarray:
+        """(size,) copied from (num_floats,)"""
+        return np.concatenate([floats[entry.start : entry.start + entry.size] for entry in self.entries])
+
+    def put(self, floats: np.ndarray, values: np.ndarray | float) -> None:
+        """Write (size,) values, or one for all, into (num_floats,), in place."""
+        at = 0
+        for entry in self.entries:
+            own = values[at : at + entry.size] if isinstance(values, np.ndarray) else values
+            floats[entry.start : entry.start + entry.size] = own
+            at += entry.size
 
 
 @dataclass(frozen=True)
@@ -44,6 +74,7 @@ class Layout:
     def of(cls, model: nn.Module) -> Layout:
         """The layout of a model's state dict. Raises ValueError for a dtype that a buffer cannot hold."""
         parameters = {name for name, _ in model.named_parameters()}
+        norms = {name: type(module).__name__ for name, module in model.named_modules() if _is_norm(module)}
         found: dict[Kind, list[tuple[str, torch.Tensor]]] = {kind: [] for kind in KINDS}
         for name, tensor in model.state_dict().items():
             if tensor.dtype == torch.float32:
@@ -58,7 +89,8 @@ class Layout:
             start = 0
             for kind in group:
                 for name, tensor in found[kind]:
-                    entries.append(Entry(name, tuple(tensor.shape), kind, start))
+                    norm = norms.get(name.rpartition(".")[0], "")
+                    entries.append(Entry(name, tuple(tensor.shape), kind, start, norm))
                     start += tensor.numel()
         return cls(tuple(entries))
 
@@ -90,6 +122,10 @@ class Layout:
     def weights(self) -> tuple[Entry, ...]:
         """The trained entries, which come first in the floats."""
         return tuple(entry for entry in self.entries if entry.kind == "weights")
+
+    def part(self, chosen: Callable[[Entry], bool]) -> Part:
+        """Those of the floats' entries that are chosen."""
+        return Part(tuple(entry for entry in self.entries if entry.kind != "counters" and chosen(entry)))
 
     def parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """A model's parameters in the order of `weights`."""

@@ -35,6 +35,9 @@ PARAMETERS = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 WEIGHTS = "weights"
 """The vector that every method sends: local minus global."""
 
+PRIVATE = "private"
+"""Name, in a client's memory, of the entries that its method keeps from the server, one after the other."""
+
 Vectors = Mapping[str, np.ndarray]
 """Name -> (n,) float32. What a client sends up always holds WEIGHTS; a method may add its own."""
 
@@ -70,8 +73,8 @@ class Cohort:
 class LocalRule:
     """A method's part in one client's round. This one has none: plain local training."""
 
-    def loss(self, model: nn.Module, loss: Tensor) -> Tensor:
-        """The loss to go backward from, given the objective's."""
+    def loss(self, model: nn.Module, images: Tensor, loss: Tensor) -> Tensor:
+        """The loss to go backward from, given the objective's and (B, 3, H, W) `images` of the highest level drawn."""
         return loss
 
     def gradients(self, model: nn.Module) -> None:
@@ -87,11 +90,28 @@ class LocalRule:
         return {}, {}
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What a method is combined with, as it is asked before anything starts."""
+
+    optimizer: str
+    """`adamw` or `sgd`"""
+    layout: Layout
+    has_features: bool
+    """Whether the model gives its features (`raf_ray.models.head_of`)"""
+    compiled: bool
+    """Whether the model is compiled"""
+
+
 class Algorithm(ABC):
     """One FL method; its parameters are its fields, and it keeps nothing else between calls."""
 
-    def requires(self, optimizer: str) -> str | None:
-        """Why the method cannot work with that local optimiser (`adamw`, `sgd`); None where it can."""
+    def requires(self, setting: Setting) -> str | None:
+        """Why the method cannot work in that setting, and what to do; None where it can."""
+        return None
+
+    def says(self, setting: Setting) -> str | None:
+        """What a user should know of the method in that setting, in one sentence."""
         return None
 
     def is_private(self, entry: Entry) -> bool:

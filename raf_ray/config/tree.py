@@ -244,6 +244,8 @@ class EvaluationConfig(Section):
     """Split of the final table; `val` leaves the test people unseen (for searches)."""
     batch_size: Positive = 50
     """People a forward pass."""
+    own_models: Positive = 8
+    """Clients of a tier that are scored by their own models, where the method leaves them some of it (`fedbn` ...)."""
 
 
 class TrackingConfig(Section):

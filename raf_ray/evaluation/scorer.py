@@ -18,11 +18,12 @@ from raf_ray.data.people import People
 from raf_ray.data.shard import Shard, cut_shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError, RunError
+from raf_ray.evaluation.own import OwnModel, mean_scores
 from raf_ray.evaluation.scores import Sample, Scores
 from raf_ray.metrics import Labels, Metric, Score, built_in
 from raf_ray.metrics.interface import Regions
 from raf_ray.resolution import Size
-from raf_ray.state import Layout
+from raf_ray.state import Entry, Layout
 
 SAMPLES_PER_SIZE = 6
 
@@ -49,6 +50,8 @@ class Scorer:
     on_bad_image: Literal["stop", "skip"]
     cache_mb: float
     cut: CutShard = cut_shard
+    is_private: Callable[[Entry], bool] = lambda entry: False
+    """Which entries a client keeps to itself"""
     layout: Layout = field(init=False)
     _batches: dict[tuple[str, Size], Batches] = field(default_factory=dict)
 
@@ -57,11 +60,29 @@ class Scorer:
         self.layout = Layout.of(self.model)
 
     def __call__(
-        self, buffer: np.ndarray, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size] = ()
+        self,
+        buffer: np.ndarray,
+        split: str,
+        sizes: Sequence[Size],
+        sample_sizes: Sequence[Size] = (),
+        own: Sequence[OwnModel] = (),
     ) -> Scores:
-        """Score the state in `buffer` on `split` at each of `sizes`; people to draw at `sample_sizes`."""
-        self.layout.write(buffer, self.model)
-        return self.score(split, sizes, sample_sizes)
+        """Score the state in `buffer` on `split` at each of `sizes`; people to draw at `sample_sizes`.
+
+        With `own`, each of those models at its sizes, and the mean over them; people are drawn by a size's first.
+        """
+        if not own:
+            self.layout.write(buffer, self.model)
+            return self.score(split, sizes, sample_sizes)
+        part, to_draw = self.layout.part(self.is_private), list(sample_sizes)
+        found: dict[str, Scores] = {}
+        for one in own:
+            asked = [size for size in sizes if size in one.sizes]
+            if asked:
+                self.layout.write(one.state(self.layout, part, buffer), self.model)
+                found[one.client] = self.score(split, asked, [size for size in asked if size in to_draw])
+                to_draw = [size for size in to_draw if size not in asked]
+        return mean_scores(found, sizes)
 
     def score(self, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size] = ()) -> Scores:
         """Score the model as it is. Raises RunError where nothing can be scored at any of the sizes."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from raf_ray.resolution import Size
+
+if TYPE_CHECKING:
+    from raf_ray.evaluation.own import OwnModel
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,19 @@ class Scores:
     samples: tuple[Sample, ...] = ()
     extra: dict[str, dict[str, float]] = field(default_factory=dict)
     """Size -> further figures of the metric (AP50 ...)."""
+    by_client: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Client -> size -> score of its own model, where clients have one; the others are means over them."""
 
 
 class ScoreModel(Protocol):
     """Scores the state in a buffer on a split at each of `sizes`; people to draw at `sample_sizes`."""
 
     def __call__(
-        self, buffer: np.ndarray, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size] = ()
-    ) -> Scores: ...
+        self,
+        buffer: np.ndarray,
+        split: str,
+        sizes: Sequence[Size],
+        sample_sizes: Sequence[Size] = (),
+        own: Sequence[OwnModel] = (),
+    ) -> Scores:
+        """With `own`, each of those models at its sizes, and the mean over them."""

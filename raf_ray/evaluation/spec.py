@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from raf_ray.data.encoded import OnBadImage
 from raf_ray.data.people import People
 from raf_ray.evaluation.scorer import CutShard, Decode, Scorer
 from raf_ray.models import ModelSpec
+from raf_ray.state import Entry
 from raf_ray.training.spec import DeviceSpec
 
 
@@ -27,6 +28,7 @@ class ScorerSpec:
     on_bad_image: OnBadImage
     cache_mb: float
     cut: CutShard
+    is_private: Callable[[Entry], bool]
 
     def build(self, gpu: bool = True) -> Scorer:
         """`gpu`: the process may use one, where the spec wants it."""
@@ -42,4 +44,5 @@ class ScorerSpec:
             on_bad_image=self.on_bad_image,
             cache_mb=self.cache_mb,
             cut=self.cut,
+            is_private=self.is_private,
         )

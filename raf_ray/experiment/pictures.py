@@ -13,6 +13,7 @@ from raf_ray.report.plots import draw_drift, draw_samples
 from raf_ray.request import parts
 from raf_ray.request.assembly import Prepared
 from raf_ray.request.plans import trained_sizes
+from raf_ray.runs.folder import model_file
 
 
 def draw_missing(
@@ -28,7 +29,7 @@ def draw_missing(
     """
 
     def draw_people(path: Path) -> None:
-        shown = _predicted(prepared, folder) if samples is None else samples
+        shown = _predicted(prepared, folder, results) if samples is None else samples
         draw_samples(path, shown, prepared.skeleton)
 
     for path, draw, what in (
@@ -39,10 +40,17 @@ def draw_missing(
             yield f"{problem}; the run is complete, and --resume tries again"
 
 
-def _predicted(prepared: Prepared, folder: Path) -> Sequence[Sample]:
+def _predicted(prepared: Prepared, folder: Path, results: Json) -> Sequence[Sample]:
     """The people that the run's last scoring has shown."""
     config = prepared.config
-    model, _ = load_model(folder / "model.pt", config.model.name, config.model.depth)
     scorer = parts.scorer_spec(config, prepared.held_out, cut=prepared.cut).build()
-    sizes = trained_sizes(prepared.plans)
-    return scorer(prepared.layout.read(model), config.evaluation.split, sizes, sizes).samples
+    left = trained_sizes(prepared.plans)
+    by_client = results.get("by_client") or {None: [str(size) for size in left]}
+    found: list[Sample] = []
+    for client, scored in by_client.items():
+        sizes = [size for size in left if str(size) in scored]
+        left = [size for size in left if size not in sizes]
+        if sizes:
+            model, _ = load_model(folder / model_file(client), config.model.name, config.model.depth)
+            found += scorer(prepared.layout.read(model), config.evaluation.split, sizes, sizes).samples
+    return found

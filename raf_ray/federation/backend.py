@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from raf_ray.algorithms.interface import Memory
+from raf_ray.algorithms.interface import PRIVATE, Memory
 from raf_ray.errors import RunError
+from raf_ray.evaluation.own import OwnModel, OwnSizes
 from raf_ray.evaluation.scores import Scores
 from raf_ray.federation.aggregation import Weigher
 from raf_ray.federation.host import Host, Trained, Turn
@@ -48,6 +49,12 @@ class Lost:
     message: str
 
 
+def own_models(sizes: OwnSizes, memories: Sequence[Memory | None]) -> list[OwnModel]:
+    """The clients' own models, from what each keeps; None: it has not trained yet."""
+    pairs = zip(sizes.items(), memories, strict=True)
+    return [OwnModel(client, at, memory[PRIVATE] if memory else None) for (client, at), memory in pairs]
+
+
 class Backend(Protocol):
     """What the driver asks of a place where clients live."""
 
@@ -63,7 +70,7 @@ class Backend(Protocol):
         """
 
     def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> object:
-        """Begin to score a state; `collect_score` takes what this returns."""
+        """Begin to score a state, or clients' own models of it as they are now, for `collect_score`."""
 
     def collect_score(self, pending: object, wait: bool) -> Scores | None:
         """The scores, or None where they are not ready and `wait` is false."""
@@ -85,6 +92,7 @@ class InProcessBackend:
         self._host = Host(spec.clients.open, spec.hosts.cache_mb)
         self._memories: dict[str, Memory] = {}
         self._score = spec.make_scorer(True)
+        self._own_sizes = spec.rounds.own_sizes
 
     def publish(self, down: Down) -> Down:
         state = down.state.copy()
@@ -105,7 +113,8 @@ class InProcessBackend:
 
     def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> Scores:
         assert isinstance(down, Down)
-        return self._score(down.state, split, sizes, sample_sizes)
+        own = own_models(self._own_sizes, [self._memories.get(client) for client in self._own_sizes])
+        return self._score(down.state, split, sizes, sample_sizes, own)
 
     def collect_score(self, pending: object, wait: bool) -> Scores:
         assert isinstance(pending, Scores)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from raf_ray.errors import RunError
+from raf_ray.evaluation.own import states
 from raf_ray.evaluation.scores import Scores
-from raf_ray.federation.backend import Backend, ClientError, Lost, Recall
+from raf_ray.federation.backend import Backend, ClientError, Lost, Recall, own_models
 from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.events import (
     ActorLost,
@@ -34,7 +35,7 @@ from raf_ray.federation.spec import FederationSpec
 from raf_ray.files import Json, without_nan, write_atomically
 from raf_ray.metrics.drift import drift_spread
 from raf_ray.runs.checkpoint import Checkpoint
-from raf_ray.runs.folder import RunFolder
+from raf_ray.runs.folder import RunFolder, model_file
 from raf_ray.runs.memories import ClientMemories
 from raf_ray.training.exchange import Receipt
 from raf_ray.training.tracing import trace_name
@@ -196,7 +197,7 @@ class Federation:
     def _finish(self, backend: Backend, down: object, buffer: np.ndarray) -> Iterator[Event]:
         asked = self.spec.rounds
         pending = backend.submit_score(down, asked.final_split, asked.final_sizes, asked.trained_sizes)
-        self.spec.save_model(buffer, self.folder / "model.pt")
+        self._save_models(buffer)
         scores = backend.collect_score(pending, wait=True)
         assert scores is not None
         self._append_scores(asked.rounds, scores)
@@ -212,10 +213,18 @@ class Federation:
             bad_test_pictures=scores.bad_pictures,
             upsampled_test=scores.upsampled,
             drift_spread=spread,
+            **({"by_client": scores.by_client} if scores.by_client else {}),
         )
         self.folder.end_results(results)
         log.info("completed: %s", results["by_resolution"])
         yield Finished(results, scores.samples)
+
+    def _save_models(self, buffer: np.ndarray) -> None:
+        """model.pt; where clients have models of their own, theirs too, and in model.pt the mean of their own parts."""
+        own = self.spec.rounds.own_sizes
+        kept = [last[1] if (last := self._memories.last(client)) else None for client in own]
+        for client, state in states(self.spec.layout, self.spec.part, buffer, own_models(own, kept)).items():
+            self.spec.save_model(state, self.folder / model_file(client))
 
     def _server(self, backend: Backend) -> Server:
         """The server at the start, or as the checkpoint left it, with the clients given back what they kept."""

@@ -13,9 +13,11 @@ from ray.exceptions import OutOfMemoryError, RayTaskError
 from raf_ray.algorithms.interface import Memory
 from raf_ray.cluster.names import EVALUATOR, ray_name
 from raf_ray.errors import described
+from raf_ray.evaluation.own import OwnSizes
 from raf_ray.evaluation.scores import ScoreModel, Scores
 from raf_ray.federation.actor_log import ActorLog
 from raf_ray.federation.aggregation import Weigher
+from raf_ray.federation.backend import own_models
 from raf_ray.federation.driver import Federation
 from raf_ray.federation.events import Event
 from raf_ray.federation.host import Host, Trained, Turn
@@ -99,9 +101,18 @@ class EvaluatorHost:
         self._score = self._make()
         return this_node()
 
-    def score(self, down: Down, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> Scores:
+    def score(
+        self,
+        down: Down,
+        split: str,
+        sizes: Sequence[Size],
+        sample_sizes: Sequence[Size],
+        own_sizes: OwnSizes,
+        *memories: Memory | None,
+    ) -> Scores:
+        """`memories`: what each client of `own_sizes` keeps."""
         assert self._score is not None
-        scores = self._score(down.state, split, sizes, sample_sizes)
+        scores = self._score(down.state, split, sizes, sample_sizes, own_models(own_sizes, memories))
         log.info("scored %d %s people: %s", scores.people, split, scores.by_resolution)
         return scores
 

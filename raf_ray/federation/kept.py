@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -33,6 +33,19 @@ class Source:
     """What that was made from, where it is not on disk either"""
 
 
+@dataclass(frozen=True)
+class Held:
+    """What one client keeps at some time, whatever it keeps later."""
+
+    client: str
+    reference: Any
+    """None: nothing"""
+    done: int | None
+    """Round after which it kept it"""
+    source: Source | None
+    """See `Kept`"""
+
+
 class Kept:
     """Client -> what it keeps.
 
@@ -52,6 +65,16 @@ class Kept:
     def reference(self, client: str) -> Any:
         """None: it keeps nothing."""
         return self._references.get(client)
+
+    def held(self, client: str) -> Held:
+        """What it keeps now."""
+        return Held(client, self.reference(client), self._rounds.get(client), self._sources.get(client))
+
+    def there_again(self, held: Held) -> Held:
+        """The same, made again where it was lost. Raises RunError where that cannot be."""
+        if held.reference is None or _is_there(held.reference):
+            return held
+        return replace(held, reference=self._made_again(held))
 
     def source(self, client: str, down: Any, round_index: int, turn: Turn, weigher: Any) -> Source:
         """Of a round that a client is about to train."""
@@ -89,9 +112,10 @@ class Kept:
                 ray.get(self._references[client])
             except ObjectLostError:
                 log.warning("what client %s keeps was lost with its node; it is made again", client)
-                self._references[client] = self._made_again(client)
+                self._references[client] = self._made_again(self.held(client))
 
-    def _made_again(self, client: str) -> Any:
+    def _made_again(self, held: Held) -> Any:
+        client = held.client
         saved = self._recall(client)
 
         def after(done: int | None, source: Source | None) -> Any:
@@ -105,7 +129,7 @@ class Kept:
                 prior = after(source.prior_round, source.before)
             return self._again(source, prior)
 
-        return after(self._rounds[client], self._sources.get(client))
+        return after(held.done, held.source)
 
 
 def _is_there(reference: Any) -> bool:

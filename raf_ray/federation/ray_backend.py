@@ -18,7 +18,7 @@ from raf_ray.federation.backend import Lost, NodeError, Recall
 from raf_ray.federation.crew import Crew
 from raf_ray.federation.dispatch import Dispatch
 from raf_ray.federation.host import Trained, Turn
-from raf_ray.federation.kept import Kept, Source
+from raf_ray.federation.kept import Held, Kept, Source
 from raf_ray.federation.spec import ClientInfo, FederationSpec
 from raf_ray.resolution import Size
 from raf_ray.training.exchange import Down
@@ -47,6 +47,8 @@ class Scoring:
     split: str
     sizes: tuple[Size, ...]
     sample_sizes: tuple[Size, ...]
+    own: list[Held]
+    """Of the clients whose own models are scored, in order"""
     reference: Any = None
     tries: int = 0
 
@@ -119,7 +121,8 @@ class RayBackend:
                 yield trained
 
     def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> object:
-        scoring = Scoring(down, split, tuple(sizes), tuple(sample_sizes))
+        own = [self._kept.held(client) for client in self._spec.rounds.own_sizes]
+        scoring = Scoring(down, split, tuple(sizes), tuple(sample_sizes), own)
         self._score(scoring)
         return scoring
 
@@ -129,6 +132,9 @@ class RayBackend:
             try:
                 scores: Scores = ray.get(pending.reference)
                 return scores
+            except ObjectLostError:  # of what a client keeps, which was on a node that is gone
+                pending.own = [self._kept.there_again(held) for held in pending.own]
+                self._score(pending)
             except RayError as error:
                 pending.tries += 1
                 self._crew.mourn_evaluator(error, pending.tries)
@@ -237,4 +243,7 @@ class RayBackend:
 
     def _score(self, scoring: Scoring) -> None:
         score = self._crew.ready_evaluator().score.options(name=f"score {scoring.split}")
-        scoring.reference = score.remote(scoring.down, scoring.split, scoring.sizes, scoring.sample_sizes)
+        scoring.reference = score.remote(
+            scoring.down, scoring.split, scoring.sizes, scoring.sample_sizes, self._spec.rounds.own_sizes,
+            *(held.reference for held in scoring.own),
+        )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from raf_ray.algorithms.interface import Algorithm
 from raf_ray.errors import InputError
+from raf_ray.evaluation.own import OwnSizes
 from raf_ray.evaluation.scores import ScoreModel
 from raf_ray.federation.accounting import Account
 from raf_ray.federation.cohort import CohortSpec
@@ -18,7 +19,7 @@ from raf_ray.files import Json
 from raf_ray.resolution import Size
 from raf_ray.runs.checkpoint import Checkpoint
 from raf_ray.runs.folder import RunFolder
-from raf_ray.state import Layout
+from raf_ray.state import Layout, Part
 from raf_ray.training.exchange import OpenClient
 from raf_ray.transforms.interface import Transform
 
@@ -84,6 +85,8 @@ class RoundsSpec:
     """Sizes of the drift curve."""
     level_sizes: tuple[Size, ...]
     """All sizes that some client trains on: the columns of the loss terms."""
+    own_sizes: OwnSizes = field(default_factory=dict)
+    """Whose own models are scored where; empty where clients keep no part of the model to themselves"""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,11 @@ class FederationSpec:
     def tiers(self) -> dict[str, str]:
         """Client -> tier"""
         return self.clients.tiers
+
+    @property
+    def part(self) -> Part:
+        """What clients keep of the model to themselves"""
+        return self.layout.part(self.algorithm.is_private)
 
     def account(self) -> Account:
         """An account of no round yet."""

@@ -32,6 +32,15 @@ def size_divisor(model: nn.Module) -> int:
     return int(getattr(model, "size_divisor", HEATMAP_STRIDE))
 
 
+def head_of(model: nn.Module) -> nn.Module | None:
+    """What turns a model's ``features(images)``, (B, C, h, w), into heatmaps: the module that its `head_name` names.
+
+    None where it lacks one of the two, as one's own model may.
+    """
+    name = getattr(model, "head_name", None)
+    return model.get_submodule(name) if name is not None and hasattr(model, "features") else None
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A model before it lives anywhere."""

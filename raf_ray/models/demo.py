@@ -44,6 +44,7 @@ class DemoNet(nn.Module):
     """
 
     size_divisor = 4
+    head_name = "head"
 
     def __init__(self, num_joints: int, widths: tuple[int, int, int, int] = (16, 32, 48, 96)) -> None:
         super().__init__()
@@ -61,6 +62,12 @@ class DemoNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
+        heatmaps: Tensor = self.head(self.features(images))
+        return heatmaps[..., : height // 4, : width // 4]
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) that the head sees, of the padded images."""
+        height, width = images.shape[-2:]
         if height % 4 or width % 4:
             raise ValueError(f"DemoNet needs sides that 4 divides, got {height}x{width}")
         if height % STRIDE or width % STRIDE:  # F.pad copies where there is nothing to pad too
@@ -70,9 +77,8 @@ class DemoNet(nn.Module):
         deep = self.to_eighth(self.down_sixteenth(eighth))
         eighth = self.merge_eighth(eighth + F.interpolate(deep, scale_factor=2.0, mode="nearest"))
         deep = self.to_quarter(eighth)
-        quarter = self.merge_quarter(quarter + F.interpolate(deep, scale_factor=2.0, mode="nearest"))
-        heatmaps: Tensor = self.head(quarter)
-        return heatmaps[..., : height // 4, : width // 4]
+        merged: Tensor = self.merge_quarter(quarter + F.interpolate(deep, scale_factor=2.0, mode="nearest"))
+        return merged
 
 
 def build(name: str, num_joints: int, depth: int) -> DemoNet:

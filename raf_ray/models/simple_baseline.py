@@ -46,6 +46,7 @@ class SimpleBaseline(nn.Module):
     """
 
     size_divisor = 16
+    head_name = "keypoint_head"
     num_layers = 0
     """No layer decay: the paper trains every layer at one learning rate."""
 
@@ -63,10 +64,14 @@ class SimpleBaseline(nn.Module):
         Raises:
             ValueError: 16 does not divide H and W.
         """
-        check_image_size(images, self.size_divisor)
-        features = self.backbone(images)  # (B, 512 or 2048, H / 16, W / 16)
-        heatmaps: Tensor = self.keypoint_head(features)
+        heatmaps: Tensor = self.keypoint_head(self.features(images))
         return heatmaps
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 512 or 2048, H / 16, W / 16) that the head sees."""
+        check_image_size(images, self.size_divisor)
+        found: Tensor = self.backbone(images)
+        return found
 
     def layer_id(self, name: str) -> int:
         """Depth of a parameter for layer decay: 0 for all, that is none (see `ViTPose.layer_id`)."""

@@ -228,6 +228,8 @@ class ViTBackbone(nn.Module):
 class ViTPose(nn.Module):
     """Images of any size that `size_divisor` divides, to heatmaps of a quarter of that size."""
 
+    head_name = "keypoint_head"
+
     def __init__(self, config: ViTPoseConfig, num_joints: int) -> None:
         super().__init__()
         self.config = config
@@ -244,9 +246,14 @@ class ViTPose(nn.Module):
         Raises:
             ValueError: `size_divisor` does not divide H and W.
         """
-        check_image_size(images, self.size_divisor)
-        heatmaps: Tensor = self.keypoint_head(self.backbone(images))
+        heatmaps: Tensor = self.keypoint_head(self.features(images))
         return heatmaps
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, dim, H / patch, W / patch) that the head sees."""
+        check_image_size(images, self.size_divisor)
+        found: Tensor = self.backbone(images)
+        return found
 
     def layer_id(self, name: str) -> int:
         """Depth of a parameter for layer decay, lr * decay^(num_layers - id), as in the official ViTPose.

@@ -17,12 +17,14 @@ def results_table(runs: Mapping[str, Mapping[str, Any]], baseline: str | None = 
     Costs are relative to `baseline` where it is among the runs, else absolute.
     """
     first = next(iter(runs.values()))
+    own = any(results.get("by_client") for results in runs.values())
     sizes = list(dict.fromkeys(size for results in runs.values() for size in results["by_resolution"]))
     trained = {size for results in runs.values() for size in results["train_resolutions"]}
     table = Table(
         title=f"{title_of(first['metric'])} on {first['split']} (%)",
         caption="* trained. spread: best minus mean over a run's trained tiers.\n"
-        "to ref.: one-tier federations at their own tier minus this one, mean.",
+        "to ref.: one-tier federations at their own tier minus this one, mean."
+        + ("\nclients' own models: mean over those of the size, or else of the nearest one." if own else ""),
         caption_justify="left",
         title_justify="left",
         box=box.SIMPLE_HEAD,

@@ -14,16 +14,18 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
+from raf_ray.algorithms.interface import Setting
 from raf_ray.config.tree import Config
 from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError
+from raf_ray.evaluation.own import OwnSizes, sizes_of_clients
 from raf_ray.evaluation.scorer import CutShard, check_metric
 from raf_ray.federation.cohort import CohortSpec, draw_cohort
 from raf_ray.federation.spec import Clients, FederationSpec, HostsSpec, RoundsSpec
 from raf_ray.files import Json
-from raf_ray.models import size_divisor
+from raf_ray.models import head_of, size_divisor
 from raf_ray.models.norms import check_norms
 from raf_ray.models.saving import save_model
 from raf_ray.request.needs import check_shares, wants_gpu
@@ -98,9 +100,14 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     except ValueError as error:
         raise InputError(f"model.name={config.model.name}: {error}") from error
     loss_spec(config.objective).build()
-    unfit = algorithm_of(config).requires(config.optimizer.name)
-    if unfit:
-        raise InputError(f"algorithm.name={config.algorithm.name} with optimizer.name={config.optimizer.name}: {unfit}")
+    algorithm = algorithm_of(config)
+    setting = Setting(
+        config.optimizer.name, layout, has_features=head_of(model) is not None, compiled=config.resources.compile
+    )
+    if unfit := algorithm.requires(setting):
+        raise InputError(f"algorithm.name={config.algorithm.name}: {unfit}")
+    if told := algorithm.says(setting):
+        notes = (*notes, told)
     initial = layout.read(model)
     check_finite(config, layout, initial)
     check_norms(model, config.model.name, _smallest(plans, data.counts), config.optimizer.batch_size)
@@ -163,7 +170,15 @@ def rounds_spec(prepared: Prepared) -> RoundsSpec:
         final_split=config.evaluation.split,
         final_sizes=tuple(final_sizes(config, plans)),
         level_sizes=tuple(levels),
+        own_sizes=own_sizes(prepared) if any(map(algorithm_of(config).is_private, prepared.layout.entries)) else {},
     )
+
+
+def own_sizes(prepared: Prepared) -> OwnSizes:
+    """Whose own models are scored at which sizes."""
+    config, plans = prepared.config, prepared.plans
+    clients = [(plan.name, plan.size) for plan in plans]
+    return sizes_of_clients(clients, final_sizes(config, plans), config.evaluation.own_models)
 
 
 def federation_spec(prepared: Prepared, name: str) -> FederationSpec:

@@ -120,6 +120,7 @@ def scorer_spec(config: Config, held_out: dict[str, People], cut: CutShard = cut
         on_bad_image=config.data.on_bad_image,
         cache_mb=config.data.cache_mb,
         cut=cut,
+        is_private=algorithm_of(config).is_private,
     )
 
 

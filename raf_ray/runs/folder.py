@@ -58,10 +58,20 @@ class RunLog(logging.FileHandler):
             super().close()
 
 
+OWN_MODELS = re.compile(r"\.?model-.+\.pt")
+"""Clients' own models and their temporary neighbours; see `model_file`."""
+
+
+def model_file(client: str | None) -> str:
+    """The file of a client's own model, where the method leaves it some of it; None: of the server's."""
+    return "model.pt" if client is None else f"model-{client}.pt"
+
+
 def _is_ours(name: str) -> bool:
     """A file of a run, or the temporary neighbour of one that a kill left behind."""
     stems = tuple(f".{Path(file).stem}." for file in FILES)
-    return name in (*FILES, CLIENTS) or name.startswith(stems) or bool(TRACES.fullmatch(name))
+    many = TRACES.fullmatch(name) or OWN_MODELS.fullmatch(name)
+    return name in (*FILES, CLIENTS) or name.startswith(stems) or many is not None
 
 
 @dataclass(frozen=True)

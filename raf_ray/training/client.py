@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raf_ray.algorithms.interface import WEIGHTS, Algorithm, LocalRule, Memory, Start
+from raf_ray.algorithms.interface import PRIVATE, WEIGHTS, Algorithm, LocalRule, Memory, Start
 from raf_ray.errors import RunError
 from raf_ray.state import Layout
 from raf_ray.training.diagnosis import name_cause
@@ -29,8 +29,6 @@ MOMENTS = "optimizer."
 """Prefix of the optimiser's moments in a client's memory."""
 TRANSFORM = "transform."
 """Prefix of what transforms keep in it, before their place."""
-PRIVATE = "private"
-"""(num_floats,) float32 in a client's memory, where its method keeps entries from the server."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +64,17 @@ class Client(Generic[Batch]):
     def __post_init__(self) -> None:
         self.model.to(self.device)
         self.layout = self.known_layout or Layout.of(self.model)
-        self._private = [
-            slice(entry.start, entry.start + entry.size)
-            for entry in self.layout.entries
-            if entry.kind != "counters" and self.algorithm.is_private(entry)
-        ]
-        """Of the floats, what the method leaves with the client"""
+        self._private = self.layout.part(self.algorithm.is_private)
+        """What the method leaves with the client"""
 
     @property
     def cached_mb(self) -> float:
         return self.task.cached_mb
+
+    @property
+    def _private_mb(self) -> float:
+        """Of the state, what need not be sent."""
+        return self._private.size * 4 / 1e6
 
     def train(self, down: Down, round_index: int, memory: Memory | None) -> tuple[Up, Receipt, Memory]:
         """Local epochs from a state; the update, what to tell of it, and what the client keeps.
@@ -100,7 +99,7 @@ class Client(Generic[Batch]):
         for batch in self._batches(rng, tracer):
             step = self.task.step(self.model, batch, rng)
             optimizer.zero_grad()
-            rule.loss(self.model, step.loss).backward()  # type: ignore[no-untyped-call]
+            rule.loss(self.model, step.images, step.loss).backward()  # type: ignore[no-untyped-call]
             rule.gradients(self.model)
             if setting.optimizer.clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), setting.optimizer.clip)
@@ -122,8 +121,8 @@ class Client(Generic[Batch]):
             term_people=tally.term_people(),
             peak_memory_mb=_peak_memory_mb(self.device),
             bad_pictures=self.task.bad_pictures,
-            mb_received=down.num_bytes / 1e6,
-            mb_sent=sent.num_bytes / 1e6,
+            mb_received=down.num_bytes / 1e6 - self._private_mb,
+            mb_sent=sent.num_bytes / 1e6 - self._private_mb,
             keeps=bool(now),
             norm=_norm(up.vectors[WEIGHTS][: self.layout.count("weights")]),
             device=self.device.type,
@@ -153,8 +152,7 @@ class Client(Generic[Batch]):
         state = down.state
         if PRIVATE in memory:
             state = state.copy()
-            for part in self._private:
-                self.layout.floats(state)[part] = memory[PRIVATE][part]
+            self._private.put(self.layout.floats(state), memory[PRIVATE])
         self.layout.write(state, self.model)
         self.model.train()
         return self.layout.floats(state)
@@ -163,11 +161,10 @@ class Client(Generic[Batch]):
         """The update; private entries stay here, and say nothing of themselves to the server."""
         local = self.layout.read(self.model)
         update = self.layout.floats(local)
-        own = {PRIVATE: update.copy()} if self._private else {}
+        own = {PRIVATE: self._private.take(update)} if self._private.entries else {}
         update -= before
         vectors, kept = rule.finish(update[: self.layout.count("weights")], steps)
-        for part in self._private:
-            update[part] = 0
+        self._private.put(update, 0.0)
         up = Up(self.name, down.version, {WEIGHTS: update, **vectors}, self.layout.counters(local).copy())
         return up, {**kept, **own}
 
@@ -229,7 +226,7 @@ class Tally:
 
     def add(self, step: Step) -> None:
         self.pixels += step.pixels
-        self._steps.append(replace(step, loss=step.loss.detach()))
+        self._steps.append(Step(step.loss.detach(), step.people, step.terms, step.pixels))
 
     @property
     def steps(self) -> int:

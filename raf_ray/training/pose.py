@@ -72,7 +72,8 @@ class PoseTask:
         # The highest level drawn has no teacher.
         students = levels[len(levels) - len(loss.kd) :]
         terms |= {f"kd_{level.size}": value for level, value in zip(students, loss.kd, strict=True)}
-        return Step(loss.total, len(batch), terms, len(batch) * sum(level.size.pixels for level in levels))
+        pixels = len(batch) * sum(level.size.pixels for level in levels)
+        return Step(loss.total, len(batch), terms, pixels, levels[0].images)
 
     def fault(self, rng: np.random.Generator) -> str | None:
         for batch in self.epoch(rng):

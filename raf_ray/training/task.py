@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 Batch = TypeVar("Batch")
@@ -24,6 +25,8 @@ class Step:
     """Detached scalars to report, such as `gt_128x96`."""
     pixels: int = 0
     """Image pixels that went forward, over all levels."""
+    images: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(B, 3, H, W) of the highest level drawn; empty where the task has none"""
 
 
 class Task(Protocol[Batch]):
