@@ -87,3 +87,14 @@ def partly_unreadable(root: str | None, split: str) -> People:
         return people.read(row)
 
     return replace(people, read=read)
+
+
+class NoNorm(nn.Module):
+    """A model of one's own without norm layers."""
+
+    def __init__(self, num_joints: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, num_joints, 4, stride=4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.conv(images)

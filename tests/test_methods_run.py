@@ -26,6 +26,9 @@ KEPT = {
     "gradients, some clients a round": (
         "algorithm.name=feddyn", "federation.participation=0.6", "federation.rounds=4",
     ),
+    "norms, some clients a round": (
+        "algorithm.name=fedbn", "federation.participation=0.6", "federation.rounds=4",
+    ),
     "moments of the server": ("algorithm.name=fedyogi", "federation.rounds=3"),
     "from the full gradient, an SGD's momentum": (
         *SCAFFOLD, "algorithm.scaffold.option=I", "optimizer.name=sgd", "optimizer.reset_each_round=false",
