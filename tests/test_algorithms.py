@@ -19,7 +19,7 @@ from raf_ray.algorithms.scaffold import CONTROL, Scaffold
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
 from raf_ray.federation.aggregation import UpdateError
-from raf_ray.request.parts import algorithm_of
+from raf_ray.request.method import algorithm_of
 from tests.quadratics import (
     DIM,
     Quadratics,

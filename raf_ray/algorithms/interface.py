@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import ConfigDict
@@ -27,6 +27,7 @@ from pydantic import ConfigDict
 if TYPE_CHECKING:  # late: the config reads the methods' parameters, and torch takes two seconds
     from torch import Tensor, nn
 
+    from raf_ray.resolution import Size
     from raf_ray.state import Entry, Layout
 
 PARAMETERS = ConfigDict(use_attribute_docstrings=True, extra="forbid")
@@ -105,6 +106,13 @@ class Setting:
 
 class Algorithm(ABC):
     """One FL method; its parameters are its fields, and it keeps nothing else between calls."""
+
+    pools: ClassVar[bool] = False
+    """Whether all clients' people are in one place and train as one client: a reference, no FL"""
+
+    def common_tier(self, sizes: Mapping[str, Size]) -> str | None:
+        """The tier, or HxW, that all people are seen at, given the clients' tiers; None: each at its owner's."""
+        return None
 
     def requires(self, setting: Setting) -> str | None:
         """Why the method cannot work in that setting, and what to do; None where it can."""

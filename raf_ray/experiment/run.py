@@ -146,7 +146,7 @@ def connected(requests: Sequence[Prepared], address: str | None, say: Callable[[
             asked, wait = config.resources.clients_per_actor, config.resources.wait_for_room_s
             found = settled(lambda: list(map(shares_of, requests)), 0.0 if cluster.private else wait, say)
             said = [
-                said_of(shares, len(prepared.plans), asked) for shares, prepared in zip(found, requests, strict=True)
+                said_of(shares, len(prepared.trainers), asked) for shares, prepared in zip(found, requests, strict=True)
             ]
             for line in dict.fromkeys(line for lines in said for line in lines):
                 say(line)

@@ -28,9 +28,9 @@ from raf_ray.files import Json
 from raf_ray.models import head_of, size_divisor
 from raf_ray.models.norms import check_norms
 from raf_ray.models.saving import save_model
+from raf_ray.request.method import algorithm_of
 from raf_ray.request.needs import check_shares, wants_gpu
 from raf_ray.request.parts import (
-    algorithm_of,
     client_spec,
     initial_model,
     loss_spec,
@@ -40,10 +40,11 @@ from raf_ray.request.parts import (
     transforms_of,
 )
 from raf_ray.request.people import Split, load_data, picture_notes, splits_of
-from raf_ray.request.plans import expected_pixels, final_sizes, plan_clients, round_sizes, trained_sizes
+from raf_ray.request.plans import expected_pixels, final_sizes, plan_clients, round_sizes, trained_sizes, trainers
 from raf_ray.resolution import Size, check_divides
 from raf_ray.state import Layout
 from raf_ray.training.clients import Owned, Plans, client_name
+from raf_ray.training.pool import OpenPool
 from raf_ray.training.spec import OpenClients
 
 LoadData = Callable[[Config, Plans, Sequence[Split]], tuple[Owned, dict[str, People]]]
@@ -65,6 +66,11 @@ class Prepared:
     """How the scorer gets its crops."""
     notes: tuple[str, ...] = ()
     """Sentences for the user: what a checkpoint did not fill ..."""
+
+    @property
+    def trainers(self) -> Plans:
+        """Who trains: the clients, or the one that has all their people."""
+        return trainers(self.config, self.plans)
 
     @property
     def skeleton(self) -> Skeleton:
@@ -128,6 +134,9 @@ def check_profile(config: Config, plans: Plans, people: np.ndarray) -> None:
     profile = config.resources.profile
     if profile is None:
         return
+    pool = trainers(config, plans)
+    if pool is not plans:
+        plans, people = pool, people.sum(keepdims=True)
     names = plans.names().tolist()
     if profile.client not in names:
         raise InputError(f"resources.profile.client: no client '{profile.client}' (clients: {shorten(names)})")
@@ -184,17 +193,8 @@ def own_sizes(prepared: Prepared) -> OwnSizes:
 def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
     """The whole federation, resolved; `name` is the run's."""
     config = prepared.config
-    plans, data = prepared.plans, prepared.data
-    clients = Clients(
-        names=plans.names(),
-        tier_names=tuple(tier.name for tier in plans.tiers),
-        tier=plans.tier,
-        people=data.counts,
-        cost=expected_pixels(config, plans, data.counts),
-        open=OpenClients(client_spec(config, prepared.skeleton), plans, data),
-    )
     return FederationSpec(
-        clients=clients,
+        clients=clients_of(prepared),
         make_scorer=scorer_spec(config, prepared.held_out, prepared.cut).build,
         algorithm=algorithm_of(config),
         transforms=transforms_of(config),
@@ -204,6 +204,22 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
         hosts=HostsSpec(config.data.cache_mb, config.resources.retries, config.resources.wait_for_room_s),
         facts=facts_of(prepared, name),
         save_model=partial(save_model, prepared.layout, config.model.name, prepared.skeleton.joints),
+    )
+
+
+def clients_of(prepared: Prepared) -> Clients:
+    """Those who train."""
+    config, plans, data, who = prepared.config, prepared.plans, prepared.data, prepared.trainers
+    people, cost = data.counts, expected_pixels(config, plans, data.counts)
+    owners = OpenClients(client_spec(config, prepared.skeleton), plans, data)
+    pooled = who is not plans
+    return Clients(
+        names=who.names(),
+        tier_names=tuple(tier.name for tier in who.tiers),
+        tier=who.tier,
+        people=people.sum(keepdims=True) if pooled else people,
+        cost=cost.sum(keepdims=True) if pooled else cost,
+        open=OpenPool(owners, who[0]) if pooled else owners,
     )
 
 

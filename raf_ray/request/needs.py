@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from raf_ray.cluster.shares import TierNeed
 from raf_ray.config.tree import Config
 from raf_ray.errors import InputError
-from raf_ray.request.plans import expected_pixels
+from raf_ray.request.plans import expected_pixels, trainers
 from raf_ray.training.clients import Plans
 
 MEASURED = "resources.gpus_per_client=auto"
@@ -30,14 +31,14 @@ def check_shares(config: Config, plans: Plans) -> None:
 
 
 def needs_of(config: Config, plans: Plans, people: np.ndarray, gpus: Mapping[str, float] | None) -> list[TierNeed]:
-    """Of each tier, in order.
+    """Of each tier, in order; of all together where the method has their people in one place.
 
     Args:
         people: (N,) that each client owns.
         gpus: tier -> share of a GPU, where the config says `auto`.
     """
     cost = np.bincount(plans.tier, expected_pixels(config, plans, people), len(plans.tiers))
-    return [
+    needs = [
         TierNeed(
             tier=tier.name,
             clients=count,
@@ -48,6 +49,13 @@ def needs_of(config: Config, plans: Plans, people: np.ndarray, gpus: Mapping[str
         )
         for tier, count, pixels in zip(plans.tiers, plans.counts().values(), cost, strict=True)
     ]
+    return needs if trainers(config, plans) is plans else [_pooled(needs, float(cost.sum()))]
+
+
+def _pooled(needs: list[TierNeed], cost: float) -> TierNeed:
+    """What one actor needs that does all their work: the largest share of each kind, where any may be."""
+    cpus = max((need.cpus for need in needs), key=lambda share: inf if share == "auto" else share)
+    return TierNeed("pool", 1, cost, cpus, max(need.gpus for need in needs))
 
 
 def wants_gpu(config: Config) -> bool:

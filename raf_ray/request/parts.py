@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from raf_ray import algorithms, transforms
-from raf_ray.algorithms.interface import Algorithm
+from raf_ray import transforms
 from raf_ray.config.tree import Config, ModelConfig, ObjectiveConfig
 from raf_ray.data.codec import SIGMA
 from raf_ray.data.people import People
@@ -23,6 +21,7 @@ from raf_ray.models.checkpoint import load_checkpoint, percent
 from raf_ray.objectives import Switches
 from raf_ray.paths import given_path
 from raf_ray.plugins import is_import_path, load_object
+from raf_ray.request.method import algorithm_of
 from raf_ray.request.needs import wants_gpu
 from raf_ray.request.people import augmentation_of
 from raf_ray.training.client import LocalTraining
@@ -128,31 +127,6 @@ def metrics_of(config: Config) -> dict[str, str]:
     """Split -> the metric it is scored by."""
     evaluation = config.evaluation
     return {"val": evaluation.val_metric or evaluation.metric, "test": evaluation.metric}
-
-
-def algorithm_of(config: Config) -> Algorithm:
-    """The method with its parameters. Raises InputError where it is one's own and does not fit."""
-    asked = config.algorithm
-    if not is_import_path(asked.name):
-        own = getattr(asked, asked.name, None)
-        parameters = {"weighting": asked.weighting, **(own.model_dump() if own is not None else {})}
-        return algorithms.built_in()[asked.name](**parameters)
-    make = load_object(asked.name, "algorithm.name")
-    if not callable(make):
-        raise InputError(f"algorithm.name={asked.name} gives {type(make).__name__}, not a class of a method")
-    shared = {"weighting": asked.weighting} if "weighting" in inspect.signature(make).parameters else {}
-    if not shared and asked.weighting != "people":
-        raise InputError(f"algorithm.weighting={asked.weighting}, but {asked.name} takes no weighting; leave it out")
-    try:
-        algorithm = make(**{**shared, **asked.parameters})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"algorithm.parameters do not fit {asked.name}: {one_line(error)}") from error
-    if not isinstance(algorithm, Algorithm):
-        raise InputError(
-            f"algorithm.name={asked.name} gives {type(algorithm).__name__}, "
-            "not a raf_ray.algorithms.interface.Algorithm"
-        )
-    return algorithm
 
 
 def transforms_of(config: Config) -> tuple[Transform, ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from raf_ray.config.tree import Config, ObjectiveConfig
 from raf_ray.errors import InputError
 from raf_ray.objectives.levels import level_weights
+from raf_ray.request.method import algorithm_of
 from raf_ray.resolution import Size, find_size, parse_size, pyramid_levels
 from raf_ray.training.clients import Plans, TierPlan
 
@@ -18,6 +21,8 @@ def plan_clients(config: Config) -> Plans:
     """
     listed = config.federation.clients
     runs = list(listed.items()) if isinstance(listed, dict) else [(name, 1) for name in listed]
+    common = _common_tier(config, dict(runs))
+    runs = runs if common is None else [(common, count) for _, count in runs]
     for given, text in config.resolution.tiers.items():
         try:
             parse_size(text)
@@ -32,6 +37,25 @@ def plan_clients(config: Config) -> Plans:
     for number in range(len(tiers)):
         place[tier == number] = np.arange((tier == number).sum())
     return Plans(tuple(tiers.values()), tier, place)
+
+
+def _common_tier(config: Config, names: Iterable[str]) -> str | None:
+    """What all clients' people are seen at, where the method says so."""
+    tiers, algorithm = config.resolution.tiers, algorithm_of(config)
+    common = algorithm.common_tier({name: find_size(name, tiers, "federation.clients") for name in names})
+    if common is not None:
+        find_size(common, tiers, f"algorithm.{config.algorithm.name}.size")
+    return common
+
+
+def trainers(config: Config, plans: Plans) -> Plans:
+    """Who trains: the clients, or one that has all their people where the method has them in one place."""
+    if not algorithm_of(config).pools:
+        return plans
+    levels = sorted({s for tier in plans.tiers for s in tier.levels}, key=lambda s: s.pixels, reverse=True)
+    # Its batches are of its owners' tiers, each with that tier's weights of levels.
+    pool = TierPlan("pool", levels[0], tuple(levels), (1.0,) * len(levels))
+    return Plans((pool,), np.zeros(1, np.int32), np.zeros(1, np.int32))
 
 
 def _tier_plan(config: Config, name: str) -> TierPlan:

@@ -22,7 +22,7 @@ from raf_ray.models import size_divisor
 from raf_ray.report.search import TrialRow
 from raf_ray.request import assembly, parts
 from raf_ray.request.people import picture_notes
-from raf_ray.request.plans import final_sizes, plan_clients
+from raf_ray.request.plans import final_sizes, plan_clients, trainers
 from raf_ray.resolution import check_divides
 from raf_ray.runs.output import check_free, writing_to
 from raf_ray.search.answer import score_winner, write_answer
@@ -158,7 +158,7 @@ def _spec_values(search: Search) -> Json:
 
 def trial_request(configs: Sequence[Config], asked: TrialResources, at_once: int | None) -> TrialRequest:
     """What the largest trial of `configs` asks for."""
-    counts = [len(plan_clients(config)) for config in configs]
+    counts = [len(trainers(config, plan_clients(config))) for config in configs]
     largest = configs[counts.index(max(counts))]
     return TrialRequest(
         needs=tuple(needs_of_trial(largest)),

@@ -25,6 +25,8 @@ from raf_ray.training.client import Client, LocalTraining
 from raf_ray.training.clients import ClientData, ClientPlan
 from raf_ray.training.exchange import Workplace
 from raf_ray.training.pose import PoseTask
+from raf_ray.training.task import Batch as AnyBatch
+from raf_ray.training.task import Task
 from raf_ray.transforms.interface import Transform
 
 MOST_SHAPES = 64
@@ -81,8 +83,13 @@ class ClientSpec:
 
     def build(self, plan: ClientPlan, data: ClientData, place: Workplace | None = None) -> Client[Batch]:
         """A client, with the model of its process, or one of its own."""
-        place = place or Workplace()
         device = self.device.claim()
+        return self.client(plan, self.task(plan, data, device), device, place or Workplace())
+
+    def client(
+        self, plan: ClientPlan, task: Task[AnyBatch], device: torch.device, place: Workplace
+    ) -> Client[AnyBatch]:
+        """A client with a task, and the model of its process."""
         if place.model is None:
             place.model = self.model.build()
             place.layout = Layout.of(place.model)
@@ -90,20 +97,6 @@ class ClientSpec:
                 compile_model(place.model, device)
         model = place.model
         assert isinstance(model, nn.Module)
-        if data.open_shard is not None:
-            shard = data.open_shard()
-        else:
-            assert data.people is not None
-            shard = cut_shard(data.people, plan.size, margins_of(self.augmentation, plan.size), self.cache_mb)
-        task = PoseTask(
-            Batches(shard, self.batch_size, self.augmentation, device, self.on_bad_image),
-            levels=plan.levels,
-            level_weights=plan.level_weights,
-            sampling=self.sampling,
-            own_share=self.own_share,
-            objective=self.loss.build(),
-            bf16=self.device.bf16,
-        )
         return Client(
             name=plan.name,
             number=plan.number,
@@ -116,6 +109,23 @@ class ClientSpec:
             device=device,
             known_layout=place.layout,
             traced_round=self.traced[1] if self.traced is not None and self.traced[0] == plan.name else None,
+        )
+
+    def task(self, plan: ClientPlan, data: ClientData, device: torch.device) -> PoseTask:
+        """What a client learns from its people."""
+        if data.open_shard is not None:
+            shard = data.open_shard()
+        else:
+            assert data.people is not None
+            shard = cut_shard(data.people, plan.size, margins_of(self.augmentation, plan.size), self.cache_mb)
+        return PoseTask(
+            Batches(shard, self.batch_size, self.augmentation, device, self.on_bad_image),
+            levels=plan.levels,
+            level_weights=plan.level_weights,
+            sampling=self.sampling,
+            own_share=self.own_share,
+            objective=self.loss.build(),
+            bf16=self.device.bf16,
         )
 
 
