@@ -40,7 +40,8 @@ def run(algorithm, rounds, tasks=None, **options) -> Quadratics:
 
 
 def test_every_file_of_the_room_is_a_method_by_its_name():
-    known = {"fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "feddyn", "fedprox", "scaffold"}
+    known = {"fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi", "feddyn", "fedprox", "scaffold",
+             "fedbn", "fedper", "moon", "local", "centralised", "centralised_mixed"}  # fmt: skip
     assert known <= set(built_in())
 
 

@@ -26,6 +26,9 @@ KEPT = {
     "gradients, some clients a round": (
         "algorithm.name=feddyn", "federation.participation=0.6", "federation.rounds=4",
     ),
+    "last models, some clients a round": (
+        "algorithm.name=moon", "federation.participation=0.6", "federation.rounds=4",
+    ),
     "norms, some clients a round": (
         "algorithm.name=fedbn", "federation.participation=0.6", "federation.rounds=4",
     ),

@@ -7,6 +7,7 @@ A round, and where a method has its say (`Algorithm`, on the server; `LocalRule`
       LocalRule.loss        before backward: add a term to the loss
       LocalRule.gradients   after backward, before the clip: change p.grad
       LocalRule.finish      update and steps -> vectors that go up, and the client's new memory
+      LocalRule.close       at the end, or where the round failed
     Algorithm.weight      of each vector in its mean
     Algorithm.server_step weights and mean vectors -> new weights, and the server's new memory
 
@@ -56,6 +57,8 @@ class Start:
     """What `Algorithm.send` gave."""
     memory: Memory
     """What this client kept; `init_client`'s in its first round."""
+    head: nn.Module | None
+    """Of the model, what makes its outputs of its `features(images)`; None where it does not say"""
     full_gradient: Callable[[], np.ndarray]
     """(num_weights,) float32: the mean gradient over all of the client's people at the global state. It costs a
     pass over them, so only a method that needs it calls it."""
@@ -89,6 +92,9 @@ class LocalRule:
             steps: optimiser steps that were made.
         """
         return {}, {}
+
+    def close(self) -> None:
+        """Undo what was done to the model beside its weights; called at the round's end, whatever it was."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Generic
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from raf_ray.algorithms.interface import PRIVATE, WEIGHTS, Algorithm, LocalRule, Memory, Start
 from raf_ray.errors import RunError
+from raf_ray.models import head_of
 from raf_ray.state import Layout
 from raf_ray.training.diagnosis import name_cause
 from raf_ray.training.exchange import Down, Receipt, Up
@@ -94,19 +96,19 @@ class Client(Generic[Batch]):
         memory = self.algorithm.init_client(self.layout) if memory is None else memory
         before = self._enter(down, memory)
         optimizer = self._optimizer(round_index, memory)
-        rule = self._rule(down, round_index, memory)
         tracer = Tracer(self.device) if round_index == self.traced_round else None
-        for batch in self._batches(rng, tracer):
-            step = self.task.step(self.model, batch, rng)
-            optimizer.zero_grad()
-            rule.loss(self.model, step.images, step.loss).backward()  # type: ignore[no-untyped-call]
-            rule.gradients(self.model)
-            if setting.optimizer.clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), setting.optimizer.clip)
-            optimizer.step()
-            tally.add(step)
-        self._check(tally, down, round_index)
-        up, now = self._leave(down, before, rule, tally.steps)
+        with closing(self._rule(down, round_index, memory)) as rule:
+            for batch in self._batches(rng, tracer):
+                step = self.task.step(self.model, batch, rng)
+                optimizer.zero_grad()
+                rule.loss(self.model, step.images, step.loss).backward()  # type: ignore[no-untyped-call]
+                rule.gradients(self.model)
+                if setting.optimizer.clip is not None:
+                    nn.utils.clip_grad_norm_(self.model.parameters(), setting.optimizer.clip)
+                optimizer.step()
+                tally.add(step)
+            self._check(tally, down, round_index)
+            up, now = self._leave(down, before, rule, tally.steps)
         if not setting.optimizer.reset_each_round:
             moments = read_moments(optimizer, self.layout.parameters(self.model))
             now |= {f"{MOMENTS}{name}": values for name, values in moments.items()}
@@ -183,7 +185,9 @@ class Client(Generic[Batch]):
         def full_gradient() -> np.ndarray:
             return self._full_gradient(np.random.default_rng([self.training.seed, 1 + round_index, self.number, 1]))
 
-        return self.algorithm.local(Start(self.model, self.layout, down.vectors, memory, full_gradient))
+        return self.algorithm.local(
+            Start(self.model, self.layout, down.vectors, memory, head_of(self.model), full_gradient)
+        )
 
     def _full_gradient(self, rng: np.random.Generator) -> np.ndarray:
         """(num_weights,) float32 mean gradient over all people at the model's state, which stays as it is."""
