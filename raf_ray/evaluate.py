@@ -25,7 +25,8 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", metavar="RUN", help="run folder, or the URI of one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as evaluation.flip_test=true")
-    parser.add_argument("--client", metavar="NAME", help="its own model, where a method leaves it some (fedbn ...)")
+    parser.add_argument("--client", metavar="NAME", help="its own model, where a method leaves it some (fedbn ...); "
+                        "without it the mean over those of each size")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the scores as JSON instead of a table")
     return parser
 
@@ -41,20 +42,18 @@ def main(words: Sequence[str]) -> None:
     from raf_ray.experiment.place import reading_folder
     from raf_ray.files import without_nan
     from raf_ray.metrics import title_of
-    from raf_ray.saved import files_of, load_run, scorer_of_run
+    from raf_ray.saved import files_of, load_run, score_run
     from raf_ray.terminal import make_console, warn
 
     with reading_folder(arguments.run, "RUN", files_of(arguments.client)) as folder:
-        run = load_run(folder, arguments.overrides, arguments.client)
-    scorer, sizes = scorer_of_run(run)
-    split = run.config.evaluation.split
+        scores, people = score_run(load_run(folder, arguments.overrides, arguments.client))
+    split = scores.split
     console = make_console(120)
-    for note in size_notes([scorer.people[split]]):
+    for note in size_notes([people]):
         if arguments.json:  # stdout is for a script
             print(f"warning {note}", file=sys.stderr)
         else:
             warn(console, note)
-    scores = scorer.score(split, sizes)
     names = list(scores.by_resolution)
     if arguments.json:
         values = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,19 +19,21 @@ from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.errors import InputError
+from raf_ray.evaluation.own import mean_scores, sizes_of_clients
 from raf_ray.evaluation.scorer import Scorer, check_metric
+from raf_ray.evaluation.scores import Scores
 from raf_ray.models import size_divisor
 from raf_ray.models.saving import load_model
 from raf_ray.request import parts
 from raf_ray.request.people import load_held_out, skeleton_of, splits_of
 from raf_ray.request.plans import final_sizes, plan_clients
 from raf_ray.resolution import Size, check_divides
-from raf_ray.runs.folder import model_file
+from raf_ray.runs.folder import client_of, model_file
 
 
-def files_of(client: str | None) -> tuple[str, str]:
-    """What is read of a run folder: its config, and its model or a client's own."""
-    return "config.yaml", model_file(client)
+def files_of(client: str | None) -> tuple[str, ...]:
+    """Patterns of what is read of a run folder: its config, and its model with all clients' own, or one client's."""
+    return ("config.yaml", model_file(None), model_file("*")) if client is None else ("config.yaml", model_file(client))
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class SavedRun:
     model: nn.Module
     """In evaluation mode, on the CPU."""
     joints: tuple[str, ...]
+    own: Mapping[str, Path]
+    """Client -> the file of its own model, where the method left them some of it and none alone was asked for"""
 
 
 def load_run(folder: Path, overrides: Sequence[str] = (), client: str | None = None) -> SavedRun:
     """Open a run folder, with its model or a client's own. Raises InputError where it holds no such finished model."""
-    for name in files_of(client):
+    for name in ("config.yaml", model_file(client)):
         if not (folder / name).is_file():
             told = "; only clients that keep part of the model to themselves, as fedbn's do, have one" if client else ""
             raise InputError(f"{folder} holds no finished run: there is no {name} in it{told if '-' in name else ''}")
@@ -55,7 +59,24 @@ def load_run(folder: Path, overrides: Sequence[str] = (), client: str | None = N
         merge(values, parse_override(word))
     config = validate(Config, values)
     model, joints = load_model(folder / model_file(client), config.model.name, config.model.depth)
-    return SavedRun(folder, config, model, joints)
+    names = {client_of(path.name): path for path in folder.glob(model_file("*"))} if client is None else {}
+    return SavedRun(folder, config, model, joints, names)
+
+
+def score_run(run: SavedRun) -> tuple[Scores, People]:
+    """Scores on the configured split as the run's own: of its model, or of its clients' own; and whose they are."""
+    scorer, sizes = scorer_of_run(run)
+    split, config = run.config.evaluation.split, run.config
+    if not run.own:
+        return scorer.score(split, sizes), scorer.people[split]
+    clients = [(plan.name, plan.size) for plan in plan_clients(config) if plan.name in run.own]
+    found = {}
+    for client, asked in sizes_of_clients(clients, sizes, len(clients)).items():
+        model, _ = load_model(run.own[client], config.model.name, config.model.depth)
+        scorer.model.load_state_dict(model.state_dict())
+        if asked:
+            found[client] = scorer.score(split, asked)
+    return mean_scores(found, sizes), scorer.people[split]
 
 
 def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[Size]]:

@@ -20,7 +20,7 @@ from raf_ray.evaluation.scores import Scores
 from raf_ray.models import build_model, head_of
 from raf_ray.request.assembly import prepare
 from raf_ray.resolution import parse_size
-from raf_ray.saved import load_run, scorer_of_run
+from raf_ray.saved import load_run, score_run, scorer_of_run
 from raf_ray.state import Layout
 from tests.quadratics import DIM, Quadratics, private_fixed_point, random_clients, shares
 from tests.test_methods_run import in_process, state
@@ -199,6 +199,8 @@ def test_results_are_the_clients_own_models_scores_again(fedbn):
         "48x36": again["client-low-000"]["48x36"],
     }
     assert values["by_client"]["client-mid-001"] == {"96x72": mid[1]}
+    found, _ = score_run(load_run(fedbn))
+    assert (found.by_resolution, found.by_client) == (values["by_resolution"], values["by_client"])
 
 
 def test_model_files_share_all_but_the_norms(fedbn):

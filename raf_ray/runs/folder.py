@@ -67,6 +67,11 @@ def model_file(client: str | None) -> str:
     return "model.pt" if client is None else f"model-{client}.pt"
 
 
+def client_of(file: str) -> str:
+    """Whose own model that is."""
+    return file.removeprefix("model-").removesuffix(".pt")
+
+
 def _is_ours(name: str) -> bool:
     """A file of a run, or the temporary neighbour of one that a kill left behind."""
     stems = tuple(f".{Path(file).stem}." for file in FILES)

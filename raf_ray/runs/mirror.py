@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from raf_ray.errors import InputError, RunError
@@ -168,13 +169,13 @@ def fetch(storage: Storage, folder: Path, names: Sequence[str] | None = None) ->
     """Copy what a mirror sent into a folder.
 
     Args:
-        names: just the files that are called so, in whatever folder; None: all.
+        names: just the files that are called so (``*``: whatever), in whatever folder; None: all.
 
     Raises RunError.
     """
     for name, written in storage.files().items():
         last = name.rpartition("/")[2]
-        if not last.startswith(".") and (names is None or last in names):
+        if not last.startswith(".") and (names is None or any(fnmatchcase(last, one) for one in names)):
             storage.fetch(name, folder / name)
             os.utime(folder / name, (written, written))
 

@@ -25,7 +25,7 @@ from raf_ray.report.search import (
     short,
     short_key,
 )
-from raf_ray.saved import load_run, scorer_of_run
+from raf_ray.saved import load_run, score_run
 from raf_ray.search.ledger import Ledger, TrialRecord
 from raf_ray.search.spec import COSTS, Search
 
@@ -37,8 +37,7 @@ def score_winner(output: Path, ledger: Ledger, best: TrialRecord) -> Json:
         known = json.loads(path.read_text(encoding="utf-8"))
         if known.get("hash") == best.hash:
             return dict(known)
-    scorer, sizes = scorer_of_run(load_run(ledger.folder_of(best).path, ["evaluation.split=test"]))
-    scores = scorer.score("test", sizes)
+    scores, _ = score_run(load_run(ledger.folder_of(best).path, ["evaluation.split=test"]))
     values = {
         "hash": best.hash,
         "trial": best.number,
