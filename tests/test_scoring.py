@@ -17,7 +17,9 @@ from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.errors import InputError, RunError
 from raf_ray.evaluation.scorer import Scorer, check_metric, labels_of
 from raf_ray.metrics import built_in
+from raf_ray.request.plans import plan_clients, upsampled_sizes
 from raf_ray.resolution import Size, parse_size
+from tests.tiny import tiny
 
 PEOPLE = synthetic_people(7, "test", np.arange(12), 160.0)
 
@@ -83,7 +85,55 @@ def test_the_flip_test_averages_with_the_mirror_images_heatmaps():
         partner = int(PEOPLE.skeleton.flip_order[k])
         for x in range(12):
             by_hand[:, k, :, x] = (plain[:, k, :, x] + mirrored[:, partner, :, 11 - x]) / 2
-    assert torch.allclose(found._heatmaps(level, PEOPLE.skeleton), by_hand, atol=1e-6)
+    assert torch.allclose(found._heatmaps(level.images, PEOPLE.skeleton), by_hand, atol=1e-6)
+
+
+# --- test-time interpolation ----------------------------------------------------------------------------------
+
+
+class Watched(Oracle):
+    """Remembers the images that it saw."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen = images
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_a_small_test_size_is_interpolated_before_the_model_and_its_joints_come_back_to_it(mode):
+    small, large = Size(48, 36), Size(128, 96)
+    found = replace(scorer(Watched()), upsample=mode, upsampled={small: large})
+    scores = found.score("test", [small, Size(64, 48)], [small])
+    assert scores.by_resolution == {"48x36": pytest.approx(1.0), "64x48": pytest.approx(1.0)}
+    for sample in scores.samples:
+        # The oracle answers at 128x96, so joints are right to half a pixel of its heatmap: 2 x 48 / 128 = 0.75 px.
+        assert np.abs(sample.predicted[sample.labelled] - sample.truth[sample.labelled]).max() < 0.75
+    assert found.model.seen.shape[-2:] == (64, 48)  # the other size is as it is
+
+
+def test_nearest_doubles_every_pixel():
+    found = replace(scorer(Watched()), upsample="nearest", upsampled={Size(32, 24): Size(64, 48)}, batch_size=12)
+    plain = scorer(Watched())
+    plain.batch_size = 12
+    for one in (found, plain):
+        one.score("test", [Size(32, 24)])
+    doubled = plain.model.seen.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert torch.equal(found.model.seen, doubled)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [((), {}),
+     (("evaluation.upsample=bilinear",), {"112x84": "128x96", "80x60": "96x72", "48x36": "64x48"}),
+     (("evaluation.upsample=bilinear", "evaluation.upsample_to=largest"),
+      dict.fromkeys(["112x84", "96x72", "80x60", "64x48", "48x36"], "128x96")),
+     (("evaluation.upsample=nearest", "federation.clients=[high,high]"),
+      dict.fromkeys(["112x84", "96x72", "80x60", "64x48", "48x36"], "128x96"))],
+)  # fmt: skip
+def test_sizes_go_to_a_trained_one_above_them_and_none_comes_down(words, expected):
+    config = tiny(*words)
+    found = upsampled_sizes(config, plan_clients(config))
+    assert {str(size): str(to) for size, to in found.items()} == expected
 
 
 # --- nothing to score ---------------------------------------------------------------------------------------

@@ -240,6 +240,10 @@ class EvaluationConfig(Section):
     """Peak with a quarter-pixel offset, or DARK (near a border: a Gaussian fitted around the peak)."""
     flip_test: bool = False
     """Average with the mirror image's heatmaps."""
+    upsample: Literal["none", "nearest", "bilinear", "bicubic"] = "none"
+    """Bring smaller test images to a trained size before the model (the RAF paper's baseline of interpolation)."""
+    upsample_to: Literal["next", "largest"] = "next"
+    """A size that is not trained to the next trained one above it, or all smaller sizes to the largest trained one."""
     split: Literal["test", "val"] = "test"
     """Split of the final table; `val` leaves the test people unseen (for searches)."""
     batch_size: Positive = 50

@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from raf_ray.data.augment import NO_MARGINS, apply
-from raf_ray.data.batches import Batches, Level, render_pyramid
+from raf_ray.data.batches import Batches, render_pyramid
 from raf_ray.data.codec import decode, flip_back, heatmap_to_image
 from raf_ray.data.crop import Margins
 from raf_ray.data.people import People
@@ -31,6 +32,7 @@ SHARDS = 16
 """Splits x sizes that share the memory for crops: a choice, room for two splits at the seven sizes of a drift curve."""
 CutShard = Callable[[People, Size, Margins, float], Shard]
 Decode = Literal["argmax", "dark"]
+Upsample = Literal["none", "nearest", "bilinear", "bicubic"]
 
 
 @dataclass
@@ -52,6 +54,10 @@ class Scorer:
     cut: CutShard = cut_shard
     is_private: Callable[[Entry], bool] = lambda entry: False
     """Which entries a client keeps to itself"""
+    upsample: Upsample = "none"
+    """How the images of some sizes are brought to another before the model"""
+    upsampled: Mapping[Size, Size] = field(default_factory=dict)
+    """Those sizes, and which other"""
     layout: Layout = field(init=False)
     _batches: dict[tuple[str, Size], Batches] = field(default_factory=dict)
 
@@ -136,22 +142,29 @@ class Scorer:
             if batch is None:
                 continue
             kept = np.array([i for i in index if int(i) not in batches.bad])
-            level = render_pyramid(batch, [shard.size])[0]
-            heatmaps = self._heatmaps(level, shard.skeleton)
-            found, peak = decode(heatmaps, self.decode)
-            points[kept], confidence[kept] = heatmap_to_image(found).cpu().numpy(), peak.cpu().numpy()
+            images = self._seen(render_pyramid(batch, [shard.size])[0].images, shard.size)
+            found, peak = decode(self._heatmaps(images, shard.skeleton), self.decode)
+            points[kept] = _in_size(heatmap_to_image(found).cpu().numpy(), images, shard.size)
+            confidence[kept] = peak.cpu().numpy()
         read = np.ones(count, bool)
         read[list(batches.bad)] = False
         return points, confidence, read
 
+    def _seen(self, images: Tensor, size: Size) -> Tensor:
+        """(B, 3, H, W) of a test size as the model sees them."""
+        to = self.upsampled.get(size)
+        if to is None or self.upsample == "none":
+            return images
+        return F.interpolate(images, (to.height, to.width), mode=self.upsample)
+
     @torch.inference_mode()
-    def _heatmaps(self, level: Level, skeleton: Skeleton) -> Tensor:
+    def _heatmaps(self, images: Tensor, skeleton: Skeleton) -> Tensor:
         self.model.eval()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            heatmaps: Tensor = self.model(level.images).float()
+            heatmaps: Tensor = self.model(images).float()
             if self.flip_test:
                 order = torch.tensor(skeleton.flip_order, device=self.device)
-                mirrored = self.model(level.images.flip(-1)).float()
+                mirrored = self.model(images.flip(-1)).float()
                 heatmaps = (heatmaps + flip_back(mirrored, order)) / 2
         return heatmaps
 
@@ -165,6 +178,14 @@ class Scorer:
         pictures = batch.crops.cpu().numpy()
         labelled = batch.weights.cpu().numpy() > 0
         return [Sample(size, pictures[row], crops[i], truth[row], labelled[row]) for row, i in enumerate(index)]
+
+
+def _in_size(points: np.ndarray, images: Tensor, size: Size) -> np.ndarray:
+    """(N, K, 2) pixels of the images that the model saw, (N, 3, H, W), as pixels of the test size."""
+    height, width = images.shape[-2:]
+    if (height, width) == (size.height, size.width):
+        return points
+    return (points + 0.5) * np.array([size.width / width, size.height / height], np.float32) - 0.5
 
 
 def _nothing_scored(split: str, metric: Metric, people: int, bad: int) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from raf_ray.data.encoded import OnBadImage
 from raf_ray.data.people import People
-from raf_ray.evaluation.scorer import CutShard, Decode, Scorer
+from raf_ray.evaluation.scorer import CutShard, Decode, Scorer, Upsample
 from raf_ray.models import ModelSpec
+from raf_ray.resolution import Size
 from raf_ray.state import Entry
 from raf_ray.training.spec import DeviceSpec
 
@@ -29,6 +30,8 @@ class ScorerSpec:
     cache_mb: float
     cut: CutShard
     is_private: Callable[[Entry], bool]
+    upsample: Upsample
+    upsampled: Mapping[Size, Size]
 
     def build(self, gpu: bool = True) -> Scorer:
         """`gpu`: the process may use one, where the spec wants it."""
@@ -45,4 +48,6 @@ class ScorerSpec:
             cache_mb=self.cache_mb,
             cut=self.cut,
             is_private=self.is_private,
+            upsample=self.upsample,
+            upsampled=self.upsampled,
         )

@@ -56,6 +56,10 @@ def results_table(runs: Mapping[str, Mapping[str, Any]], baseline: str | None = 
 def upsampled_lines(results: Mapping[str, Any]) -> Sequence[str]:
     """Sentences on what a reader of the scores must know: upsampled people, pictures left out."""
     lines = []
+    to = results.get("upsampled_test_to") or {}
+    if to:
+        told = ", ".join(f"{size} to {other}" for size, other in to.items())
+        lines.append(f"Test images interpolated before the model: {told}.")
     shares = {tier: share for tier, share in results.get("upsampled_train", {}).items() if share > 0}
     if shares:
         told = ", ".join(f"{tier} {100 * share:.0f} %" for tier, share in shares.items())

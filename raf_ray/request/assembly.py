@@ -40,7 +40,15 @@ from raf_ray.request.parts import (
     transforms_of,
 )
 from raf_ray.request.people import Split, load_data, picture_notes, splits_of
-from raf_ray.request.plans import expected_pixels, final_sizes, plan_clients, round_sizes, trained_sizes, trainers
+from raf_ray.request.plans import (
+    expected_pixels,
+    final_sizes,
+    plan_clients,
+    round_sizes,
+    trained_sizes,
+    trainers,
+    upsampled_sizes,
+)
 from raf_ray.resolution import Size, check_divides
 from raf_ray.state import Layout
 from raf_ray.training.clients import Owned, Plans, client_name
@@ -243,6 +251,7 @@ def facts_of(prepared: Prepared, name: str) -> Json:
         "train_people": {tier: int(count) for tier, count in by_tier(data.counts).items()},
         "val_people": len(prepared.held_out["val"]),
         "upsampled_train": {tier: total / clients[tier] for tier, total in by_tier(data.upsampled).items()},
+        "upsampled_test_to": {str(size): str(to) for size, to in upsampled_sizes(config, plans).items()},
         "parameters": prepared.layout.count("weights"),
         "versions": {
             "python": platform.python_version(),

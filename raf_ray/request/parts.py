@@ -24,6 +24,7 @@ from raf_ray.plugins import is_import_path, load_object
 from raf_ray.request.method import algorithm_of
 from raf_ray.request.needs import wants_gpu
 from raf_ray.request.people import augmentation_of
+from raf_ray.request.plans import plan_clients, upsampled_sizes
 from raf_ray.training.client import LocalTraining
 from raf_ray.training.optimizer import OptimizerSpec
 from raf_ray.training.spec import ClientSpec, DeviceSpec, LossSpec
@@ -120,6 +121,8 @@ def scorer_spec(config: Config, held_out: dict[str, People], cut: CutShard = cut
         cache_mb=config.data.cache_mb,
         cut=cut,
         is_private=algorithm_of(config).is_private,
+        upsample=evaluation.upsample,
+        upsampled=upsampled_sizes(config, plan_clients(config)),
     )
 
 

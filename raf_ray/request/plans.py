@@ -105,6 +105,17 @@ def round_sizes(config: Config, plans: Plans) -> list[Size]:
     return final_sizes(config, plans) if config.evaluation.round_sizes == "all" else trained_sizes(plans)
 
 
+def upsampled_sizes(config: Config, plans: Plans) -> dict[Size, Size]:
+    """Test size -> the trained size that its images are brought to before the model, by `evaluation.upsample`."""
+    evaluation, trained = config.evaluation, trained_sizes(plans)
+    found: dict[Size, Size] = {}
+    for size in final_sizes(config, plans) if evaluation.upsample != "none" else ():
+        above = [one for one in trained if size.is_below(one)]
+        if above and (evaluation.upsample_to == "largest" or size not in trained):
+            found[size] = above[0] if evaluation.upsample_to == "largest" else above[-1]
+    return found
+
+
 def expected_pixels(config: Config, plans: Plans, people: np.ndarray) -> np.ndarray:
     """(N,) forward pixels of each client's round, in expectation over the levels drawn; of `people` (N,)."""
     a_person = np.array([_pixels_a_person(config.objective, tier) for tier in plans.tiers])
