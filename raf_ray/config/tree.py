@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from raf_ray.config.devices import DevicesConfig
 from raf_ray.config.methods import AlgorithmConfig, TransformsConfig
 from raf_ray.config.resources import ResourcesConfig
 from raf_ray.config.section import ImportPath, People, Positive, SecretUri, Section, Share, Use, fault_of_name
@@ -285,6 +286,8 @@ class Config(Section):
     transforms: TransformsConfig = TransformsConfig()
     federation: FederationConfig = FederationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    devices: DevicesConfig | None = None
+    """Devices and a virtual clock, its own keys below (docs/devices.md), or null: every client is there and answers."""
     evaluation: Annotated[EvaluationConfig, Use.SETTING] = EvaluationConfig()
     resources: Annotated[ResourcesConfig, Use.SETTING] = ResourcesConfig()
     tracking: Annotated[TrackingConfig, Use.FREE] = TrackingConfig()
