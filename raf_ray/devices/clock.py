@@ -1,8 +1,8 @@
 """A round on the virtual clock, planned before anything trains: who is there, who is lost, who answers, and when.
 
-After Bonawitz et al. 2019 ("Towards federated learning at scale", section 2.2): the server asks more devices than it wants,
-takes the first that answer, and closes the round when it has as many as it wants, when nobody is left to wait for, or at
-its deadline, whichever comes first. Who has not answered by then stops, and what it did is lost.
+After Bonawitz et al. 2019 ("Towards federated learning at scale", section 2.2): the server asks more devices than it
+wants, takes the first that answer, and closes the round when it has as many as it wants, when nobody is left to wait
+for, or at its deadline, whichever comes first. Who has not answered by then stops, and what it did is lost.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A round of a client is three phases, one after the other: the state comes down, 
 
     seconds = bytes down x 8 / bandwidth down + 3 x forward MACs / speed + bytes up x 8 / bandwidth up
 
-Backward costs about twice what forward does (Kaplan et al. 2020, section 2.1), hence the 3. Optimiser steps, reading and
-rendering are not counted.
+Backward costs about twice what forward does (Kaplan et al. 2020, section 2.1), hence the 3. Optimiser steps,
+reading and rendering are not counted.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ PRESETS = {
     # order of mobile medians the world over (60 and 10 Mbit/s: a choice). 6 to 10 % drop out (Bonawitz et al. 2019,
     # section 9). Availability and spread are choices.
     "phone": Profile(50.0, 60.0, 10.0, availability=0.5, dropout=0.08, spread=0.5),
-    # Four Cortex-A72 cores of 1.5 GHz with 4 float32 multiply-accumulates a cycle peak at 24 GMAC/s, of which a fifth is
-    # a choice, as are a slow fixed line, a mains supply that hardly fails, and the spread.
+    # Four Cortex-A72 cores of 1.5 GHz with 4 float32 multiply-accumulates a cycle peak at 24 GMAC/s, of which a fifth
+    # is a choice, as are a slow fixed line, a mains supply that hardly fails, and the spread.
     "camera": Profile(5.0, 20.0, 5.0, availability=0.95, dropout=0.02, spread=0.1),
     # A GeForce RTX 3090 peaks at 17.8 TMAC/s in float32 (its maker's 35.6 TFLOPS), of which 28 % is a choice, as is a
     # network of 1 Gbit/s.

@@ -13,8 +13,8 @@ from raf_ray.resolution import Size
 def forward_macs(model: nn.Module, size: Size) -> float:
     """Multiply-accumulates of one image of `size`: of convolutions and matrix products, and of nothing else.
 
-    The model runs once, in evaluation mode, and is left as it was but for what its own forward changes. Attention runs as
-    plain matrix products, since the counter does not know a CPU's fused kernel. Raises what the model raises.
+    The model runs once, in evaluation mode, and is left as it was but for what its own forward changes. Attention runs
+    as plain matrix products, since the counter does not know a CPU's fused kernel. Raises what the model raises.
     """
     mode = model.training
     model.eval()

@@ -138,9 +138,10 @@ def check_profile(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet
     tiers = np.array([tier.name for tier in plans.tiers])[plans.tier]
     cohort, _ = plan_cohort(cohort_spec(config), fleet, tiers, people, config.seed, profile.round - 1)
     if names.index(profile.client) not in cohort:
+        who = shorten([names[i] for i in cohort]) or "nobody"
         raise InputError(
             f"resources.profile: {profile.client} does not train in round {profile.round} (federation.participation="
-            f"{federation.participation:g}, federation.cohort{', devices' if fleet is not None else ''}); that round trains {shorten([names[i] for i in cohort]) or 'nobody'}"
+            f"{federation.participation:g}, federation.cohort{', devices' if fleet else ''}); that round trains {who}"
         )
 
 

@@ -24,13 +24,14 @@ from raf_ray.training.traffic import traffic
 def macs_of(config: Config, plans: Plans, people: np.ndarray, model: nn.Module) -> tuple[np.ndarray | None, str]:
     """(N,) expected forward MACs of each client's round; None, and why, where the model cannot be run to count them."""
 
+    at: Size | None = None
+
     @cache
     def of_image(size: Size) -> float:
         nonlocal at
         at = size
         return forward_macs(model, size)
 
-    at: Size | None = None
     try:
         return expected_macs(config, plans, people, of_image), ""
     except Exception as error:  # whatever a model of one's own raises

@@ -88,9 +88,7 @@ def expected_pixels(config: Config, plans: Plans, people: np.ndarray) -> np.ndar
     return _expected(config, plans, people, lambda size: size.pixels)
 
 
-def expected_macs(
-    config: Config, plans: Plans, people: np.ndarray, image_macs: Callable[[Size], float]
-) -> np.ndarray:
+def expected_macs(config: Config, plans: Plans, people: np.ndarray, image_macs: Callable[[Size], float]) -> np.ndarray:
     """(N,) forward MACs of each client's round, as `expected_pixels`; `image_macs` of one image of a size."""
     return _expected(config, plans, people, image_macs)
 

@@ -7,15 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
-from raf_ray.algorithms.interface import WEIGHTS, Algorithm, Start
+from raf_ray.algorithms.interface import WEIGHTS, Algorithm, Start, Vectors
 from raf_ray.state import Layout
 from raf_ray.training.exchange import Down, Up
 from raf_ray.transforms.interface import Transform
 
 
-def traffic(
-    algorithm: Algorithm, transforms: Sequence[Transform], model: nn.Module, layout: Layout
-) -> tuple[int, int]:
+def traffic(algorithm: Algorithm, transforms: Sequence[Transform], model: nn.Module, layout: Layout) -> tuple[int, int]:
     """Bytes of a client's `Down` and `Up`, by taking a method and its transforms through a round of no step's content.
 
     Exact where their lengths do not depend on what is learnt. Raises what they raise.
@@ -26,7 +24,7 @@ def traffic(
     start = Start(model, layout, down.vectors, algorithm.init_client(layout), lambda: np.zeros(count, np.float32))
     update = rng.standard_normal(layout.num_floats).astype(np.float32)
     own, _ = algorithm.local(start).finish(update[:count], 1)
-    vectors = {WEIGHTS: update, **own}
+    vectors: Vectors = {WEIGHTS: update, **own}
     for transform in transforms:
         vectors, _ = transform.client(vectors, {}, count, rng)
     return down.num_bytes, Up("", 0, vectors, layout.counters(state)).num_bytes
