@@ -125,7 +125,7 @@ class MlflowTracker:
             self._sampler.stop()
         if results is not None:
             told = {name: results.get(name) for name in OUTCOMES} | {
-                "virtual_hours": results["totals"].get("virtual_hours")
+                "virtual_hours": results.get("totals", {}).get("virtual_hours")
             }
             self._log.metrics({name: value for name, value in told.items() if value is not None}, results["rounds"])
         for name in ARTIFACTS:
