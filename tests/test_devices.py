@@ -21,6 +21,7 @@ from raf_ray.devices.clock import Trips, draw_trips, plan_round
 from raf_ray.devices.profiles import PRESETS, Fleet, Profile, Rules, Work, make_fleet
 from raf_ray.errors import InputError
 from raf_ray.federation.cohort import CohortSpec, draw_cohort, plan_cohort
+from raf_ray.federation.events import Noted
 from raf_ray.report.tables import results_table
 from raf_ray.request.assembly import federation_spec, prepare
 from tests.tiny import WORDS, tiny
@@ -250,10 +251,25 @@ def told(values) -> list:
     return [values["totals"]["virtual_hours"], *by_tier]
 
 
+class Notes:
+    """What a run noted."""
+
+    def __init__(self):
+        self.notes = []
+
+    def begin(self, prepared, folder): ...
+    def end(self, folder, results): ...
+    def see(self, event):
+        if isinstance(event, Noted):
+            self.notes.append(event.message)
+
+
 @pytest.mark.xdist_group("ray")
 def test_ray_gives_the_same_bits_and_clock_as_this_process(whole, ray_cluster, tmp_path):
     words = ["resources.clients_per_actor=2", "resources.cpus_per_client=0.2"]
-    found = run_federation(tiny(*UNSTEADY, *words), tmp_path / "ray")
+    record = Notes()
+    found = run_federation(tiny(*UNSTEADY, *words), tmp_path / "ray", watchers=[record])
+    assert record.notes == [], "Ray's metrics bear a round without a loss"
     assert torch.equal(state(found.folder), state(whole.folder)) and rows(found.folder) == rows(whole.folder)
     assert told(found.values) == told(whole.values)
 
@@ -382,7 +398,7 @@ GOOD = "devices.profiles={high: workstation, mid: camera, low: phone}"
     ([GOOD, "devices.profiles.lwo=phone"], "there is no tier or client 'lwo'; did you mean 'low'?"),
     ([GOOD, "devices.profiles.client-low-001=phone"], "no tier or client 'client-low-001'; did you mean 'client-low-0"),
     (["devices.profiles={high: phone, mid: phone}"], "devices.profiles names no device for tier 'low', which has cli"),
-    ([GOOD, "devices.deadline_s=1e-6"], "devices.deadline_s=1e-06: no client can answer in that; the fastest, client-h"),
+    ([GOOD, "devices.deadline_s=1e-6"], "devices.deadline_s=1e-06: no client can answer in that; the fastest, client-"),
     ([GOOD, "devices.deadline_s=-1"], "devices.deadline_s: input should be greater than 0"),
     ([GOOD, "devices.target=50"], "devices.target: input should be less than or equal to 1"),
     ([GOOD, "devices.profils.low=phone"], "unknown key 'devices.profils'; did you mean 'devices.profiles'?"),

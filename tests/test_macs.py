@@ -103,5 +103,5 @@ def test_a_model_that_cannot_be_run_is_said_and_has_no_devices():
     found = prepare(tiny(*words))
     assert found.macs is None
     assert "forward MACs are not told: the model fails on an image of 128x96 (ValueError: not today)" in found.notes
-    with pytest.raises(InputError, match="devices: the model fails on an image of 128x96 .*cannot be counted"):
+    with pytest.raises(InputError, match=r"devices: the model fails on an image of 128x96 .*cannot be counted"):
         prepare(tiny(*words, "devices.profiles={high: phone, mid: phone, low: phone}"))
