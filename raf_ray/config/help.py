@@ -66,5 +66,6 @@ def _values(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return f"list of {_values(get_args(annotation)[0])}"
     if origin is dict:
         return "mapping"
-    words = {"NoneType": "null", "SecretUri": "str", "AugmentConfig": "true|false", "ProfileConfig": "{client, round}"}
+    words = {"NoneType": "null", "SecretUri": "str", "AugmentConfig": "true|false", "ProfileConfig": "{client, round}",
+             "DevicesConfig": "{profiles, ...}"}  # fmt: skip
     return words.get(annotation.__name__, annotation.__name__)

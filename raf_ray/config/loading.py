@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from raf_ray.config import plain_yaml
 from raf_ray.config.plain_yaml import DEEPEST, NotPlain, shown
-from raf_ray.config.section import Section, Use, section_of
+from raf_ray.config.section import Section, Use, entries_of, section_of
 from raf_ray.config.tree import Config
 from raf_ray.errors import InputError
 from raf_ray.files import Json, read_text
@@ -141,6 +141,9 @@ def walk(tree: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", field
         if section is not None:
             yield from walk(section, f"{prefix}{name}.")
+        entry = entries_of(field.annotation)
+        if entry is not None:
+            yield from walk(entry, f"{prefix}{name}.NAME.")
 
 
 def use_of(key: str, tree: type[BaseModel] = Config) -> Use:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from enum import Enum, auto
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, Secret, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -83,10 +83,17 @@ class Section(BaseModel):
 
 def section_of(annotation: object) -> type[Section] | None:
     """The section that a field's type names, where it may be one."""
+    if get_origin(annotation) is dict:
+        return None
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate
     return None
+
+
+def entries_of(annotation: object) -> type[Section] | None:
+    """The section that every value of a mapping is, where a field's type is such a mapping."""
+    return section_of(get_args(annotation)[1]) if get_origin(annotation) is dict else None
 
 
 class SecretUri(Secret[str]):

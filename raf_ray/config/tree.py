@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from raf_ray.config.devices import DevicesConfig
+from raf_ray.config.evaluation import EvaluationConfig
 from raf_ray.config.methods import AlgorithmConfig, TransformsConfig
 from raf_ray.config.resources import ResourcesConfig
 from raf_ray.config.section import ImportPath, People, Positive, SecretUri, Section, Share, Use, fault_of_name
-from raf_ray.metrics import built_in as built_in_metrics
 from raf_ray.plugins import names_in
 
 if TYPE_CHECKING:
     SourceName = str
     ModelName = str
-    MetricName = str
 else:  # what the files of these rooms name
     SourceName = Literal["synthetic", *names_in("raf_ray.data.sources"), "shards"]
     ModelName = Literal[*names_in("raf_ray.models")]
-    MetricName = Literal[*built_in_metrics()]
 
 
 class ResolutionConfig(Section):
@@ -223,35 +222,6 @@ class OptimizerConfig(Section):
     """Make the optimiser anew each round, or keep its moments between rounds."""
 
 
-class EvaluationConfig(Section):
-    """How models are scored."""
-
-    resolutions: list[str] = ["160x120", "128x96", "112x84", "96x72", "80x60", "64x48", "48x36"]
-    """Sizes of the drift curve; the trained tiers are always added."""
-    every: Positive = 4
-    """Rounds between scorings on `val` (and the last round)."""
-    round_sizes: Literal["tiers", "all"] = "tiers"
-    """Sizes of those scorings: the trained tiers, or all of `resolutions` too."""
-    metric: MetricName = "pck_torso_0.2"
-    """PCKh by head box, by neck to head top; PCK by torso; COCO's OKS AP."""
-    val_metric: MetricName | None = None
-    """Metric of the rounds' scores on `val`, where its people lack what `metric` needs; null: the same."""
-    decode: Literal["argmax", "dark"] = "argmax"
-    """Peak with a quarter-pixel offset, or DARK (near a border: a Gaussian fitted around the peak)."""
-    flip_test: bool = False
-    """Average with the mirror image's heatmaps."""
-    upsample: Literal["none", "nearest", "bilinear", "bicubic"] = "none"
-    """Bring smaller test images to a trained size before the model (the RAF paper's baseline of interpolation)."""
-    upsample_to: Literal["next", "largest"] = "next"
-    """A size that is not trained to the next trained one above it, or all smaller sizes to the largest trained one."""
-    split: Literal["test", "val"] = "test"
-    """Split of the final table; `val` leaves the test people unseen (for searches)."""
-    batch_size: Positive = 50
-    """People a forward pass."""
-    own_models: Positive = 8
-    """Clients of a tier that are scored by their own models, where the method leaves them some of it (`fedbn` ...)."""
-
-
 class TrackingConfig(Section):
     """MLflow."""
 
@@ -291,6 +261,8 @@ class Config(Section):
     transforms: TransformsConfig = TransformsConfig()
     federation: FederationConfig = FederationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    devices: DevicesConfig | None = None
+    """Devices and a virtual clock, its own keys below (docs/devices.md), or null: every client is there and answers."""
     evaluation: Annotated[EvaluationConfig, Use.SETTING] = EvaluationConfig()
     resources: Annotated[ResourcesConfig, Use.SETTING] = ResourcesConfig()
     tracking: Annotated[TrackingConfig, Use.FREE] = TrackingConfig()

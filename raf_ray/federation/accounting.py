@@ -15,6 +15,10 @@ order in which clients answer does not show. Columns of rounds.csv, in order:
     forward_pixels  image pixels that went through the models, all levels
     mb_down, mb_up  states sent to clients, updates sent back, and a method's own vectors with them
     left_out        clients whose own work failed, with federation.on_client_failure=drop
+    virtual_s ...   with devices, see `raf_ray.devices.account`. A round that nobody answers has no loss
+
+A tier's `forward_macs` are its forward pixels times the MACs a pixel that its levels are expected to cost: exact where
+every batch trains all of them.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raf_ray.devices.account import COLUMNS, VirtualAccount
+from raf_ray.devices.clock import RoundPlan
 from raf_ray.files import Json
 from raf_ray.training.exchange import Receipt
 
@@ -42,6 +48,10 @@ class Account:
     """All sizes that some client trains on."""
     counts_left_out: bool = False
     """Whether rows have that column"""
+    macs_a_pixel: Mapping[str, float] = field(default_factory=dict)
+    """Tier -> forward MACs a forward pixel; {}: not known"""
+    virtual: VirtualAccount | None = None
+    """Of the virtual clock, with devices"""
     totals: dict[str, float] = field(default_factory=dict)
     """Of `TOTALS`; empty before the first round."""
     _costs: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -56,6 +66,7 @@ class Account:
             "totals": dict(self.totals),
             "costs": {t: dict(c) for t, c in self._costs.items()},
             "bad": {**self._bad},
+            **({"virtual": self.virtual.state()} if self.virtual is not None else {}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -63,12 +74,15 @@ class Account:
         totals, costs, bad = (state.get(name, {}) for name in ("totals", "costs", "bad"))
         if not all(isinstance(values, dict) for values in (totals, costs, bad)):
             raise ValueError("its totals are no mappings")
-        if set(state) != {"totals", "costs", "bad"} or not set(costs) <= set(self.tier_names):
+        names = {"totals", "costs", "bad", *(["virtual"] if self.virtual is not None else [])}
+        if set(state) != names or not set(costs) <= set(self.tier_names):
             raise ValueError("its totals are not those of these clients")
         if not (_are_numbers(totals, TOTALS) and all(_are_numbers(cost, COSTS) for cost in costs.values())):
             raise ValueError("its totals are no numbers")
         if not _are_numbers(bad, tuple(bad)) or not set(bad) <= set(self.tiers):
             raise ValueError("its counts of pictures are not those of these clients")
+        if self.virtual is not None:
+            self.virtual.restore(state["virtual"])
         self.totals, self._bad = dict(totals), dict(bad)
         self._costs = {tier: dict(cost) for tier, cost in costs.items()}
 
@@ -77,10 +91,17 @@ class Account:
         norms = (f"update_norm_{tier}" for tier in self.tier_names)
         left_out = ["left_out"] if self.counts_left_out else []
         return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), *norms, "seconds",
-                "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up", *left_out]  # fmt: skip
+                "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up", *left_out,
+                *(COLUMNS if self.virtual is not None else ())]  # fmt: skip
 
     def add_round(
-        self, done: int, receipts: Sequence[Receipt], arrived: Sequence[float], seconds: float, left_out: int = 0
+        self,
+        done: int,
+        receipts: Sequence[Receipt],
+        arrived: Sequence[float],
+        seconds: float,
+        left_out: int = 0,
+        plan: RoundPlan | None = None,
     ) -> Json:
         """Count a round in; its row.
 
@@ -90,13 +111,14 @@ class Account:
             arrived: when each answered, in seconds of any clock.
             seconds: of the whole round.
             left_out: clients whose own work failed.
+            plan: of the round on the virtual clock, with devices.
         """
-        people, last = sum(receipt.people for receipt in receipts), max(arrived)
+        people, last = sum(receipt.people for receipt in receipts), max(arrived, default=0.0)
         row: Json = {
             "round": done,
-            "loss": _mean((receipt.loss, receipt.people) for receipt in receipts),
+            **({"loss": _mean((receipt.loss, receipt.people) for receipt in receipts)} if receipts else {}),
             "seconds": round(seconds, 4),
-            "wait_seconds": round(math.fsum(last - at for at in arrived) / len(arrived), 4),
+            "wait_seconds": round(math.fsum(last - at for at in arrived) / max(len(arrived), 1), 4),
             "people": people,
             "people_per_s": round(people / seconds, 2),
             "forward_pixels": sum(receipt.forward_pixels for receipt in receipts),
@@ -105,6 +127,8 @@ class Account:
         }
         if self.counts_left_out:
             row["left_out"] = left_out
+        if self.virtual is not None and plan is not None:
+            row |= self.virtual.add(plan)
         for name in sorted({name for receipt in receipts for name in receipt.terms}):
             drawn = [receipt for receipt in receipts if name in receipt.terms]
             row[name] = _mean((receipt.terms[name], receipt.term_people[name]) for receipt in drawn)
@@ -121,10 +145,20 @@ class Account:
 
     def costs(self) -> dict[str, dict[str, float]]:
         """Tier -> what its clients cost so far, in the tiers' order."""
+        asked = {*self._costs, *(self.virtual.tiers() if self.virtual is not None else ())}
+        return {tier: self._cost(tier) for tier in self.tier_names if tier in asked}
+
+    def sums(self) -> dict[str, float]:
+        """The totals of results.json."""
+        return {**self.totals, **(self.virtual.totals() if self.virtual is not None else {})}
+
+    def _cost(self, tier: str) -> dict[str, float]:
+        cost = self._costs.get(tier, dict.fromkeys(COSTS, 0))
         return {
-            tier: {**cost, "people_per_s": cost["people"] / cost["seconds"]}
-            for tier in self.tier_names
-            if (cost := self._costs.get(tier)) is not None
+            **cost,
+            "people_per_s": cost["people"] / cost["seconds"] if cost["seconds"] else 0.0,
+            **({"forward_macs": cost["forward_pixels"] * self.macs_a_pixel[tier]} if self.macs_a_pixel else {}),
+            **(self.virtual.costs(tier) if self.virtual is not None else {}),
         }
 
     def _add_costs(self, tier: str, receipts: Sequence[Receipt]) -> None:

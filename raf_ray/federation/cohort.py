@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+
+from raf_ray.devices.clock import RoundPlan, draw_trips, plan_round
+from raf_ray.devices.profiles import Fleet
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,22 @@ def shared_out(count: int, sizes: np.ndarray) -> np.ndarray:
     left = np.argsort(-(exact - parts), kind="stable")[: count - parts.sum()]
     parts[left] += 1
     return parts
+
+
+def plan_cohort(
+    spec: CohortSpec, fleet: Fleet | None, tiers: np.ndarray, people: np.ndarray, seed: int, round_index: int
+) -> tuple[list[int], RoundPlan | None]:
+    """Client numbers that a round trains, in order; and with devices the round's plan, of those who answer in it.
+
+    With devices the cohort is drawn by the same rule from the clients that are there.
+    """
+    if fleet is None:
+        return draw_cohort(spec, tiers, people, seed, round_index), None
+
+    def select(there: np.ndarray, count: int) -> list[int]:
+        drawn = draw_cohort(replace(spec, count=count), tiers[there], people[there], seed, round_index)
+        return there[drawn].tolist()
+
+    trips = draw_trips(fleet, seed, round_index)
+    plan = plan_round(fleet, trips, spec.size(len(tiers)), select)
+    return sorted(plan.answered.tolist()), plan

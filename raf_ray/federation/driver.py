@@ -17,7 +17,6 @@ from raf_ray.errors import RunError
 from raf_ray.evaluation.own import states
 from raf_ray.evaluation.scores import Scores
 from raf_ray.federation.backend import Backend, ClientError, Lost, Recall, own_models
-from raf_ray.federation.cohort import draw_cohort
 from raf_ray.federation.events import (
     ActorLost,
     ClientsFinished,
@@ -61,8 +60,6 @@ class Federation:
 
     def __post_init__(self) -> None:
         self._tiers = self.spec.tiers
-        clients = self.spec.clients
-        self._tier_of = np.array(clients.tier_names)[clients.tier]
         self._account = self.spec.account()
         self._memories = ClientMemories(self.folder.memories)
         if self.checkpoint is not None:
@@ -136,11 +133,13 @@ class Federation:
         yield from self._finish(backend, down, server.state)
 
     def _train(self, backend: Backend, server: Server, down: object, index: int) -> Generator[Event, None, object]:
-        """One round: train a cohort, sum as its updates come, step. Returns the next state as it was published."""
+        """One round: train a cohort, sum as its updates come, step. Returns the next state as it was published.
+
+        With devices, those train who answer on the virtual clock; where nobody does, the round is lost.
+        """
         asked, done = self.spec.rounds, index + 1
-        clients = self.spec.clients
-        drawn = draw_cohort(asked.cohort, self._tier_of, clients.people, asked.seed, index)
-        cohort = [clients[i] for i in drawn]
+        drawn, plan = self.spec.cohort(index)
+        cohort = [self.spec.clients[i] for i in drawn]
         log.info("training round %d of %d: %d clients", done, asked.rounds, len(cohort))
         yield RoundStarted(done, asked.rounds, dict(Counter(client.tier for client in cohort)))
         begin = time.perf_counter()
@@ -148,7 +147,7 @@ class Federation:
         receipts: list[Receipt] = []
         arrived: list[float] = []
         left_out = 0
-        for answer in backend.train(down, index, cohort, total.weigher):
+        for answer in backend.train(down, index, cohort, total.weigher) if cohort else ():
             if isinstance(answer, Lost):
                 yield ActorLost(answer.actor, answer.tier)
                 yield Noted(answer.message)
@@ -160,11 +159,14 @@ class Federation:
             arrived += [time.perf_counter()] * len(answer.receipts)
             receipts += [receipt.without_trace() for receipt in answer.receipts]
             yield from self._told(answer.receipts, done)
-        if not receipts:
+        if cohort and not receipts:
             raise RunError(f"no client could be trained in round {done}; see run.log")
-        server.step(total)
+        if receipts:
+            server.step(total)
+        else:
+            server.lose_round()
         down = backend.publish(server.down())
-        row = self._account.add_round(done, receipts, arrived, time.perf_counter() - begin, left_out)
+        row = self._account.add_round(done, receipts, arrived, time.perf_counter() - begin, left_out, plan)
         self.folder.append_rows("rounds.csv", self._account.columns(), [row])
         yield RoundFinished(done, asked.rounds, row)
         return down
@@ -214,6 +216,7 @@ class Federation:
             upsampled_test=scores.upsampled,
             drift_spread=spread,
             **({"by_client": scores.by_client} if scores.by_client else {}),
+            **self.spec.hours_to_target(self.folder),
         )
         self.folder.end_results(results)
         log.info("completed: %s", results["by_resolution"])
@@ -283,7 +286,7 @@ class Federation:
 
     def _results(self, status: str, **more: Any) -> Json:
         values = {"status": status, **self.spec.facts, "drift_to_reference": None, **more,
-                  "cost_by_tier": self._account.costs(), "totals": self._account.totals}  # fmt: skip
+                  "cost_by_tier": self._account.costs(), "totals": self._account.sums()}  # fmt: skip
         return dict(without_nan(values))
 
     def _fail(self, message: str, status: str) -> Failed:

@@ -99,7 +99,8 @@ class Meters:
                 self._gauges[name].set(value, dict(tags))
 
     def _see_row(self, row: dict[str, float]) -> None:
-        self._set("raf_ray_loss", row["loss"])
+        if "loss" in row:  # of a round that nobody answered there is none
+            self._set("raf_ray_loss", row["loss"])
         self._set("raf_ray_round_seconds", row["seconds"])
         self._set("raf_ray_people_per_second", row["people_per_s"])
         self._set("raf_ray_straggler_wait_seconds", row["wait_seconds"])

@@ -40,6 +40,10 @@ class Server:
     def down(self) -> Down:
         return Down(self.version, self.state, self.algorithm.send(self.memory))
 
+    def lose_round(self) -> None:
+        """Nobody answered: the state and the method's memory stay."""
+        self.version += 1
+
     def round(self, people: Mapping[str, int]) -> RoundSum:
         """The sum of a round to come, of a cohort whose clients own so many `people`."""
         return RoundSum(Weigher(self.algorithm, np.fromiter(people.values(), np.int64)), people)

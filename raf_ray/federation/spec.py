@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from raf_ray.algorithms.interface import Algorithm
+from raf_ray.devices.account import VirtualAccount, hours_to
+from raf_ray.devices.clock import RoundPlan
+from raf_ray.devices.profiles import Fleet
 from raf_ray.errors import InputError
 from raf_ray.evaluation.own import OwnSizes
 from raf_ray.evaluation.scores import ScoreModel
 from raf_ray.federation.accounting import Account
-from raf_ray.federation.cohort import CohortSpec
+from raf_ray.federation.cohort import CohortSpec, plan_cohort
 from raf_ray.files import Json
 from raf_ray.resolution import Size
 from raf_ray.runs.checkpoint import Checkpoint
@@ -51,6 +54,8 @@ class Clients:
     cost: np.ndarray
     """(N,) float64; see `ClientInfo`"""
     open: OpenClient
+    macs: np.ndarray | None = None
+    """(N,) float64 expected forward MACs of a round; None: they could not be counted"""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -87,6 +92,8 @@ class RoundsSpec:
     """All sizes that some client trains on: the columns of the loss terms."""
     own_sizes: OwnSizes = field(default_factory=dict)
     """Whose own models are scored where; empty where clients keep no part of the model to themselves"""
+    target: float | None = None
+    """Mean score over the trained sizes on `val` to which virtual hours are told, with devices"""
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,8 @@ class FederationSpec:
     """What results.json says of the run whatever comes out: seed, people, versions ..."""
     save_model: Callable[[np.ndarray, Path], None]
     """(buffer, path): write model.pt"""
+    fleet: Fleet | None = None
+    """The clients' devices; None: every client is there and answers"""
 
     @property
     def tiers(self) -> dict[str, str]:
@@ -133,7 +142,30 @@ class FederationSpec:
     def account(self) -> Account:
         """An account of no round yet."""
         sizes = [str(size) for size in self.rounds.level_sizes]
-        return Account(self.tiers, self.clients.tier_names, sizes, counts_left_out=self.rounds.drops_failed)
+        clients = self.clients
+        return Account(
+            self.tiers, clients.tier_names, sizes, counts_left_out=self.rounds.drops_failed,
+            macs_a_pixel=_macs_a_pixel(clients),
+            virtual=None if self.fleet is None else VirtualAccount(clients.tier, clients.tier_names),
+        )  # fmt: skip
+
+    def cohort(self, round_index: int) -> tuple[list[int], RoundPlan | None]:
+        """See `raf_ray.federation.cohort.plan_cohort`."""
+        clients, asked = self.clients, self.rounds
+        tiers = np.array(clients.tier_names)[clients.tier]
+        return plan_cohort(asked.cohort, self.fleet, tiers, clients.people, asked.seed, round_index)
+
+    def hours_to_target(self, folder: RunFolder) -> Json:
+        """With devices and a target, when it was first reached: by the folder's tables, which hold earlier sessions."""
+        target, sizes = self.rounds.target, [str(size) for size in self.rounds.trained_sizes]
+        if self.fleet is None or target is None:
+            return {}
+        scored = [
+            (one.round, sum(one.by_resolution[size] for size in sizes) / len(sizes))
+            for one in folder.scores()
+            if one.split == "val"
+        ]
+        return {"virtual_hours_to_target": hours_to(target, scored, folder.read_rows("rounds.csv"))}
 
     def last_checkpoint(self, folder: RunFolder) -> Checkpoint | None:
         """What the run in a folder goes on from; None where it ended before its first checkpoint.
@@ -147,3 +179,12 @@ class FederationSpec:
             except ValueError as error:
                 raise InputError(folder.not_this_run(error)) from error
         return checkpoint
+
+
+def _macs_a_pixel(clients: Clients) -> dict[str, float]:
+    """Tier -> expected forward MACs a forward pixel; {} where MACs could not be counted."""
+    if clients.macs is None:
+        return {}
+    count = len(clients.tier_names)
+    macs, pixels = (np.bincount(clients.tier, values, count) for values in (clients.macs, clients.cost))
+    return dict(zip(clients.tier_names, (macs / pixels).tolist(), strict=True))

@@ -134,7 +134,7 @@ def run_view(run: RunStatus, title: str) -> Group:
     table.add_row("round", f"{run.round} of {run.rounds}{_left(run)}")
     if run.rows:
         row = run.rows[-1]
-        table.add_row("loss", f"{float(row['loss']):.5f}  {_terms(row)}".rstrip())
+        table.add_row("loss", f"{_loss(row)}  {_terms(row)}".rstrip())
         waited = f", {float(row['wait_seconds']):.1f} s waiting for the last client" if row.get("wait_seconds") else ""
         table.add_row(
             "speed", f"{float(row['people_per_s']):.0f} people/s, {float(row['seconds']):.1f} s a round{waited}"
@@ -150,6 +150,11 @@ def run_view(run: RunStatus, title: str) -> Group:
     return Group(*parts)
 
 
+def _loss(row: Mapping[str, str]) -> str:
+    """Of a round; of one that nobody answered there is none."""
+    return f"{float(row['loss']):.5f}" if row.get("loss") else "-"
+
+
 def runs_table(runs: Sequence[RunStatus], title: str) -> Table:
     """A line a run."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -162,7 +167,7 @@ def runs_table(runs: Sequence[RunStatus], title: str) -> Table:
             run.name,
             _status(run.status),
             f"{run.round}/{run.rounds}",
-            f"{float(row['loss']):.5f}" if row else "-",
+            _loss(row),
             f"{float(row['people_per_s']):.0f}" if row else "-",
             "-" if left is None else _duration(left),
             _mean_score(run),

@@ -47,9 +47,13 @@ def results_table(runs: Mapping[str, Mapping[str, Any]], baseline: str | None = 
     if base is None:
         table.add_row("Gpixels", *(f"{results['totals']['forward_pixels'] / 1e9:.2f}" for results in every))
         table.add_row("seconds", *(f"{results['totals']['seconds']:.0f}" for results in every))
-        return table
-    for title, key in (("pixels", "forward_pixels"), ("time", "seconds")):
-        table.add_row(title, *(f"x {results['totals'][key] / base['totals'][key]:.2f}" for results in every))
+    else:
+        for title, key in (("pixels", "forward_pixels"), ("time", "seconds")):
+            table.add_row(title, *(f"x {results['totals'][key] / base['totals'][key]:.2f}" for results in every))
+    if any("virtual_hours" in results["totals"] for results in every):
+        table.add_row("virtual h", *(_hours(results["totals"].get("virtual_hours")) for results in every))
+    if any("virtual_hours_to_target" in results for results in every):
+        table.add_row("h to target", *(_hours(results.get("virtual_hours_to_target")) for results in every))
     return table
 
 
@@ -69,6 +73,10 @@ def upsampled_lines(results: Mapping[str, Any]) -> Sequence[str]:
     if bad:
         lines.append(f"People left out because their picture could not be read: {bad:.0f}.")
     return lines
+
+
+def _hours(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _points(value: float | None) -> str:

@@ -19,15 +19,17 @@ from raf_ray.config.tree import Config
 from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import Skeleton
+from raf_ray.devices.profiles import Fleet
 from raf_ray.errors import InputError
 from raf_ray.evaluation.own import OwnSizes, sizes_of_clients
 from raf_ray.evaluation.scorer import CutShard, check_metric
-from raf_ray.federation.cohort import CohortSpec, draw_cohort
+from raf_ray.federation.cohort import CohortSpec, plan_cohort
 from raf_ray.federation.spec import Clients, FederationSpec, HostsSpec, RoundsSpec
 from raf_ray.files import Json
 from raf_ray.models import head_of, size_divisor
 from raf_ray.models.norms import check_norms
 from raf_ray.models.saving import save_model
+from raf_ray.request.fleet import fleet_of, macs_of
 from raf_ray.request.method import algorithm_of
 from raf_ray.request.needs import check_shares, wants_gpu
 from raf_ray.request.parts import (
@@ -74,6 +76,10 @@ class Prepared:
     """How the scorer gets its crops."""
     notes: tuple[str, ...] = ()
     """Sentences for the user: what a checkpoint did not fill ..."""
+    macs: np.ndarray | None = None
+    """(N,) expected forward MACs of each client's round; None: they could not be counted"""
+    fleet: Fleet | None = None
+    """The clients' devices, where `devices` asks for them"""
 
     @property
     def trainers(self) -> Plans:
@@ -102,7 +108,6 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
             check_divides(size, divisor, f"client {client_name(tier.name, 0)}")
     for size in final_sizes(config, plans):
         check_divides(size, divisor, "evaluation.resolutions")
-    check_profile(config, plans, data.counts)
     if config.optimizer.layer_decay < 1 and not hasattr(model, "layer_id"):
         raise InputError(f"optimizer.layer_decay: model {config.model.name} names no layers; set it to 1")
     check_shares(config, plans)
@@ -125,10 +130,13 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     initial = layout.read(model)
     check_finite(config, layout, initial)
     check_norms(model, config.model.name, _smallest(plans, data.counts), config.optimizer.batch_size)
-    notes = (*data.notes, *notes)
+    macs, why = macs_of(config, plans, data.counts, model)
+    fleet, late = fleet_of(config, plans, macs, why, model, layout)
+    check_profile(config, plans, data.counts, fleet)
+    notes = (*data.notes, *notes, *late, *([f"forward MACs are not told: {why}"] if why else []))
     if check_pictures:
         notes = (*notes, *(f"warning: {note}" for note in picture_notes([data], [held_out])))
-    return Prepared(config, plans, data, held_out, layout, initial, notes=notes)
+    return Prepared(config, plans, data, held_out, layout, initial, notes=notes, macs=macs, fleet=fleet)
 
 
 def _smallest(plans: Plans, people: np.ndarray) -> list[tuple[str, int, Size]]:
@@ -137,7 +145,7 @@ def _smallest(plans: Plans, people: np.ndarray) -> list[tuple[str, int, Size]]:
     return [(plans[i].name, int(n), plans.tiers[t].levels[-1]) for (t, n), i in zip(of.T, first, strict=True)]
 
 
-def check_profile(config: Config, plans: Plans, people: np.ndarray) -> None:
+def check_profile(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet | None) -> None:
     """Raise InputError where no such client trains in the round to be traced."""
     profile = config.resources.profile
     if profile is None:
@@ -152,11 +160,12 @@ def check_profile(config: Config, plans: Plans, people: np.ndarray) -> None:
     if profile.round > federation.rounds:
         raise InputError(f"resources.profile.round={profile.round} is beyond the run's {federation.rounds} rounds")
     tiers = np.array([tier.name for tier in plans.tiers])[plans.tier]
-    cohort = draw_cohort(cohort_spec(config), tiers, people, config.seed, profile.round - 1)
+    cohort, _ = plan_cohort(cohort_spec(config), fleet, tiers, people, config.seed, profile.round - 1)
     if names.index(profile.client) not in cohort:
+        who = shorten([names[i] for i in cohort]) or "nobody"
         raise InputError(
             f"resources.profile: {profile.client} does not train in round {profile.round} (federation.participation="
-            f"{federation.participation:g}, federation.cohort); that round trains {shorten([names[i] for i in cohort])}"
+            f"{federation.participation:g}, federation.cohort{', devices' if fleet else ''}); that round trains {who}"
         )
 
 
@@ -188,6 +197,7 @@ def rounds_spec(prepared: Prepared) -> RoundsSpec:
         final_sizes=tuple(final_sizes(config, plans)),
         level_sizes=tuple(levels),
         own_sizes=own_sizes(prepared) if any(map(algorithm_of(config).is_private, prepared.layout.entries)) else {},
+        target=config.devices.target if config.devices is not None else None,
     )
 
 
@@ -211,6 +221,7 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
         rounds=rounds_spec(prepared),
         hosts=HostsSpec(config.data.cache_mb, config.resources.retries, config.resources.wait_for_room_s),
         facts=facts_of(prepared, name),
+        fleet=prepared.fleet,
         save_model=partial(save_model, prepared.layout, config.model.name, prepared.skeleton.joints),
     )
 
@@ -228,6 +239,7 @@ def clients_of(prepared: Prepared) -> Clients:
         people=people.sum(keepdims=True) if pooled else people,
         cost=cost.sum(keepdims=True) if pooled else cost,
         open=OpenPool(owners, who[0]) if pooled else owners,
+        macs=prepared.macs.sum(keepdims=True) if pooled and prepared.macs is not None else prepared.macs,
     )
 
 

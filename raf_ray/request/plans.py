@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -118,12 +118,21 @@ def upsampled_sizes(config: Config, plans: Plans) -> dict[Size, Size]:
 
 def expected_pixels(config: Config, plans: Plans, people: np.ndarray) -> np.ndarray:
     """(N,) forward pixels of each client's round, in expectation over the levels drawn; of `people` (N,)."""
-    a_person = np.array([_pixels_a_person(config.objective, tier) for tier in plans.tiers])
+    return _expected(config, plans, people, lambda size: size.pixels)
+
+
+def expected_macs(config: Config, plans: Plans, people: np.ndarray, image_macs: Callable[[Size], float]) -> np.ndarray:
+    """(N,) forward MACs of each client's round, as `expected_pixels`; `image_macs` of one image of a size."""
+    return _expected(config, plans, people, image_macs)
+
+
+def _expected(config: Config, plans: Plans, people: np.ndarray, cost: Callable[[Size], float]) -> np.ndarray:
+    a_person = np.array([_cost_a_person(config.objective, tier, cost) for tier in plans.tiers])
     return a_person[plans.tier] * people * config.federation.local_epochs
 
 
-def _pixels_a_person(objective: ObjectiveConfig, tier: TierPlan) -> float:
-    own, lower = tier.levels[0].pixels, [level.pixels for level in tier.levels[1:]]
+def _cost_a_person(objective: ObjectiveConfig, tier: TierPlan, cost: Callable[[Size], float]) -> float:
+    own, lower = cost(tier.levels[0]), [cost(level) for level in tier.levels[1:]]
     mean_lower = sum(lower) / len(lower) if lower else 0.0
     if not lower or objective.sampling == "all":
         return float(own + sum(lower))

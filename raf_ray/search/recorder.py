@@ -13,7 +13,7 @@ from raf_ray.report.search import TrialRow
 from raf_ray.search.display import SearchDisplay
 from raf_ray.search.ledger import Ledger, Status, TrialRecord
 from raf_ray.search.proposer import Proposer
-from raf_ray.search.spec import METRICS, Search
+from raf_ray.search.spec import METRICS, VIRTUAL, Search
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,9 @@ def row_of(search: Search, record: TrialRecord) -> TrialRow:
 
 
 def _reported(result: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in result.items() if key in METRICS or key.startswith("score/")}
+    return {
+        key: float(value) for key, value in result.items() if key in (*METRICS, *VIRTUAL) or key.startswith("score/")
+    }
 
 
 def _last_line(trial: Any) -> str:

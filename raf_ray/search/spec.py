@@ -30,6 +30,12 @@ COSTS = ("forward_pixels", "mb_sent", "seconds")
 METRICS = ("score_mean", "score_worst", "score_tiers", "drift_spread", "loss", *COSTS)
 """What trials report; also ``score/HxW`` of each of `evaluation.resolutions`."""
 
+VIRTUAL = ("virtual_hours", "virtual_hours_to_target")
+"""What they report too where the base has `devices`, and the second where it has a `devices.target`."""
+
+UNREACHED_HOURS = 1e6
+"""Stands for the hours to a target that is not reached: a choice, beyond any run, so that such a trial ranks last."""
+
 OPTUNA_CHECKED = 64
 """Random draws that are checked beforehand where Optuna will choose."""
 
@@ -171,7 +177,7 @@ def check_search(name: str, values: Mapping[str, Any]) -> Search:
     check_space(space, base)
     config = config.model_copy(update={"base": _without_secrets(config.base)})
     search = Search(name, config, _without_secrets(base), shared.tracking, space, None)
-    _check_metrics(search, sizes)
+    _check_metrics(search, sizes, shared)
     _check_algorithm(search)
     if config.search_alg == "optuna":
         drawn = list(draw(space, OPTUNA_CHECKED, config.seed))
@@ -211,12 +217,12 @@ def _without_secrets(base: Mapping[str, Any]) -> Json:
     return {**base, "tracking": {**tracking, "uri": masked(tracking["uri"])}}
 
 
-def _check_metrics(search: Search, sizes: Sequence[str]) -> None:
+def _check_metrics(search: Search, sizes: Sequence[str], shared: Config) -> None:
     if not sizes:
         raise InputError("base.evaluation.resolutions: a search needs at least one size to score at")
     if not search.metrics:
         raise InputError("metric: name at least one, such as score_mean")
-    known = [*METRICS, *(f"score/{size}" for size in sizes)]
+    known = [*METRICS, *_virtual_metrics(shared), *(f"score/{size}" for size in sizes)]
     for metric in search.metrics:
         if metric not in known:
             raise InputError(f"metric: no trial reports '{metric}' (known: {', '.join(known)})")
@@ -226,6 +232,12 @@ def _check_metrics(search: Search, sizes: Sequence[str]) -> None:
         )
     if len(set(search.metrics)) != len(search.metrics):
         raise InputError("metric: each may be named once")
+
+
+def _virtual_metrics(shared: Config) -> Sequence[str]:
+    if shared.devices is None:
+        return ()
+    return VIRTUAL if shared.devices.target is not None else VIRTUAL[:1]
 
 
 def _check_algorithm(search: Search) -> None:

@@ -18,6 +18,7 @@ from raf_ray.cluster.shares import ActorShares, TierNeed
 from raf_ray.cluster.trials import Placement
 from raf_ray.config import Config
 from raf_ray.config.loading import config_hash
+from raf_ray.devices.account import hours_to
 from raf_ray.errors import RunError
 from raf_ray.experiment.run import run_prepared
 from raf_ray.experiment.watching import Watcher
@@ -32,7 +33,7 @@ from raf_ray.runs.folder import RunFolder
 from raf_ray.search.ledger import TrialRecord
 from raf_ray.search.shared_data import shared_load, uri_of, with_shared_pixels
 from raf_ray.search.space import unlabel
-from raf_ray.search.spec import Search
+from raf_ray.search.spec import UNREACHED_HOURS, Search
 
 REPORTED = "reported.json"
 """In Tune's trial folder: up to which round this session's searcher and scheduler know the trial."""
@@ -112,6 +113,8 @@ class Reporter:
     folder: RunFolder
     session: str
     _rows: list[Mapping[str, float]] = field(default_factory=list)
+    _scored: list[tuple[int, float]] = field(default_factory=list)
+    """(round, mean over the trained tiers)"""
 
     def begin(self, prepared: Prepared, folder: Path) -> None: ...
 
@@ -119,7 +122,7 @@ class Reporter:
         if isinstance(event, RoundFinished):
             self._rows.append(event.row)
         elif isinstance(event, Scored):
-            self._tell(report(self.config, self._rows[: event.round], event.scores.by_resolution))
+            self._tell(self._report(event.round, event.scores.by_resolution))
 
     def end(self, folder: Path, results: Json | None) -> None: ...
 
@@ -130,7 +133,16 @@ class Reporter:
         for row in self.folder.read_rows("rounds.csv"):
             self._rows.append({key: float(value) for key, value in row.items() if value})
         for one in self.folder.scores():
-            self._tell(report(self.config, self._rows[: one.round], one.by_resolution), replayed=True)
+            self._tell(self._report(one.round, one.by_resolution), replayed=True)
+
+    def _report(self, done: int, by_resolution: Mapping[str, float]) -> dict[str, float]:
+        rows = self._rows[:done]
+        found = report(self.config, rows, by_resolution)
+        self._scored.append((done, found["score_tiers"]))
+        if self.config.devices is not None and self.config.devices.target is not None:
+            hours = hours_to(self.config.devices.target, self._scored, rows)
+            found["virtual_hours_to_target"] = UNREACHED_HOURS if hours is None else hours
+        return found
 
     def _tell(self, metrics: dict[str, float], replayed: bool = False) -> None:
         from ray import tune
@@ -166,8 +178,9 @@ def report(config: Config, rows: Sequence[Mapping[str, float]], by_resolution: M
         "score_tiers": sum(tiers) / len(tiers),
         "drift_spread": drift_spread({str(i): score for i, score in enumerate(tiers)}),
         **{f"score/{size}": score for size, score in asked.items()},
-        "loss": float(rows[-1]["loss"]),
+        "loss": next((float(row["loss"]) for row in reversed(rows) if "loss" in row), math.nan),
         "forward_pixels": sum(row["forward_pixels"] for row in rows),
         "mb_sent": sum(row["mb_up"] + row["mb_down"] for row in rows),
         "seconds": sum(row["seconds"] for row in rows),
+        **({"virtual_hours": sum(row["virtual_s"] for row in rows) / 3600} if config.devices is not None else {}),
     }

@@ -36,6 +36,10 @@ ARTIFACTS = (
 )
 
 
+OUTCOMES = ("drift_spread", "drift_to_reference", "virtual_hours_to_target")
+"""Of results.json, metrics of the last round."""
+
+
 class MlflowTracker:
     """Watches one run and logs it to MLflow."""
 
@@ -120,8 +124,10 @@ class MlflowTracker:
         if self._sampler is not None:
             self._sampler.stop()
         if results is not None:
-            drift = {name: results.get(name) for name in ("drift_spread", "drift_to_reference")}
-            self._log.metrics({name: value for name, value in drift.items() if value is not None}, results["rounds"])
+            told = {name: results.get(name) for name in OUTCOMES} | {
+                "virtual_hours": results.get("totals", {}).get("virtual_hours")
+            }
+            self._log.metrics({name: value for name, value in told.items() if value is not None}, results["rounds"])
         for name in ARTIFACTS:
             if (folder / name).is_file():
                 self._log.artifact(name)

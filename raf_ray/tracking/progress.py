@@ -106,10 +106,13 @@ class ProgressDisplay:
         self._seconds.append(row["seconds"])
         recent = self._seconds[-5:]
         left = (event.rounds - event.round) * sum(recent) / len(recent)
+        loss = f"loss {row['loss']:.5f}" if "loss" in row else "lost: nobody answered"
         text = (
-            f"  round {event.round}/{event.rounds}  loss {row['loss']:.5f}  {row['people_per_s']:.0f} people/s  "
+            f"  round {event.round}/{event.rounds}  {loss}  {row['people_per_s']:.0f} people/s  "
             f"{row['seconds']:.1f} s  about {left:.0f} s left"
         )
+        if "virtual_s" in row:
+            text += f"  ({row['answered']:.0f} of {row['asked']:.0f} devices in {row['virtual_s']:.4g} virtual s)"
         if self._rounds is not None:
             self._rounds.update(self._rounds.task_ids[0], completed=event.round)
             self._line = Text(text)
