@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raf_ray.config.methods import AlgorithmConfig, TransformsConfig
+from raf_ray.config.methods import AggregationConfig, AlgorithmConfig, AttackConfig, TransformsConfig
 from raf_ray.config.resources import ResourcesConfig
 from raf_ray.config.section import ImportPath, People, Positive, SecretUri, Section, Share, Use, fault_of_name
 from raf_ray.metrics import built_in as built_in_metrics
@@ -283,6 +283,8 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     transforms: TransformsConfig = TransformsConfig()
+    aggregation: AggregationConfig = AggregationConfig()
+    attack: AttackConfig = AttackConfig()
     federation: FederationConfig = FederationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluation: Annotated[EvaluationConfig, Use.SETTING] = EvaluationConfig()

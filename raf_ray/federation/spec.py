@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from raf_ray.aggregators.interface import Aggregator
+from raf_ray.aggregators.mean import Mean
 from raf_ray.algorithms.interface import Algorithm
 from raf_ray.errors import InputError
 from raf_ray.evaluation.scores import ScoreModel
@@ -116,6 +118,7 @@ class FederationSpec:
     """What results.json says of the run whatever comes out: seed, people, versions ..."""
     save_model: Callable[[np.ndarray, Path], None]
     """(buffer, path): write model.pt"""
+    aggregator: Aggregator = field(default_factory=Mean)
 
     @property
     def tiers(self) -> dict[str, str]:

@@ -26,8 +26,10 @@ from raf_ray.files import Json
 from raf_ray.models import size_divisor
 from raf_ray.models.norms import check_norms
 from raf_ray.models.saving import save_model
+from raf_ray.request.attackers import attack_notes, bad_clients, check_aggregation
 from raf_ray.request.needs import check_shares, wants_gpu
 from raf_ray.request.parts import (
+    aggregator_of,
     algorithm_of,
     client_spec,
     initial_model,
@@ -101,10 +103,11 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     unfit = algorithm_of(config).requires(config.optimizer.name)
     if unfit:
         raise InputError(f"algorithm.name={config.algorithm.name} with optimizer.name={config.optimizer.name}: {unfit}")
+    check_aggregation(config, cohort_spec(config).size(len(plans)), len(skeleton))
     initial = layout.read(model)
     check_finite(config, layout, initial)
     check_norms(model, config.model.name, _smallest(plans, data.counts), config.optimizer.batch_size)
-    notes = (*data.notes, *notes)
+    notes = (*data.notes, *notes, *attack_notes(config, plans))
     if check_pictures:
         notes = (*notes, *(f"warning: {note}" for note in picture_notes([data], [held_out])))
     return Prepared(config, plans, data, held_out, layout, initial, notes=notes)
@@ -176,7 +179,7 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
         tier=plans.tier,
         people=data.counts,
         cost=expected_pixels(config, plans, data.counts),
-        open=OpenClients(client_spec(config, prepared.skeleton), plans, data),
+        open=OpenClients(client_spec(config, prepared.skeleton, frozenset(bad_clients(config, plans))), plans, data),
     )
     return FederationSpec(
         clients=clients,
@@ -189,7 +192,14 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
         hosts=HostsSpec(config.data.cache_mb, config.resources.retries, config.resources.wait_for_room_s),
         facts=facts_of(prepared, name),
         save_model=partial(save_model, prepared.layout, config.model.name, prepared.skeleton.joints),
+        aggregator=aggregator_of(config),
     )
+
+
+def attack_facts(config: Config, plans: Plans) -> Json | None:
+    """What bad clients do and who they are; None where there are none."""
+    bad = bad_clients(config, plans)
+    return {"name": config.attack.name, "clients": plans.names()[bad].tolist()} if bad else None
 
 
 def facts_of(prepared: Prepared, name: str) -> Json:
@@ -206,6 +216,8 @@ def facts_of(prepared: Prepared, name: str) -> Json:
         "metric": config.evaluation.metric,
         "objective": config.objective.name,
         "algorithm": config.algorithm.name,
+        "aggregation": config.aggregation.name,
+        "attack": attack_facts(config, plans),
         "rounds": config.federation.rounds,
         "train_resolutions": [str(size) for size in trained_sizes(plans)],
         "train_clients": clients,

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from raf_ray.algorithms.interface import Algorithm
+from raf_ray.attacks.interface import Attack
 from raf_ray.data.augment import NO_MARGINS, Augmentation
 from raf_ray.data.batches import Batch, Batches
 from raf_ray.data.crop import Margins
@@ -21,6 +22,7 @@ from raf_ray.objectives.levels import Sampling
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import Size
 from raf_ray.state import Layout
+from raf_ray.training.attacked import Attacked, mislabelled
 from raf_ray.training.client import Client, LocalTraining
 from raf_ray.training.clients import ClientData, ClientPlan
 from raf_ray.training.exchange import Workplace
@@ -78,6 +80,9 @@ class ClientSpec:
     cache_mb: float
     traced: tuple[str, int] | None
     """Client and its round, from 0, that the profiler watches"""
+    attack: Attack | None = None
+    bad: frozenset[int] = frozenset()
+    """Numbers of the clients that attack"""
 
     def build(self, plan: ClientPlan, data: ClientData, place: Workplace | None = None) -> Client[Batch]:
         """A client, with the model of its process, or one of its own."""
@@ -95,6 +100,9 @@ class ClientSpec:
         else:
             assert data.people is not None
             shard = cut_shard(data.people, plan.size, margins_of(self.augmentation, plan.size), self.cache_mb)
+        attack = self.attack if plan.number in self.bad else None
+        if attack is not None:
+            shard = mislabelled(shard, attack, self.training.seed, plan.number)
         task = PoseTask(
             Batches(shard, self.batch_size, self.augmentation, device, self.on_bad_image),
             levels=plan.levels,
@@ -111,7 +119,7 @@ class ClientSpec:
             model=model,
             task=task,
             algorithm=self.algorithm,
-            transforms=self.transforms,
+            transforms=self.transforms if attack is None else (*self.transforms, Attacked(attack)),
             training=self.training,
             device=device,
             known_layout=place.layout,
