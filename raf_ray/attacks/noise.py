@@ -16,8 +16,8 @@ from raf_ray.attacks.interface import Attack, with_changed
 class NoiseAttack(Attack):
     """In place of its update it sends N(0, std^2) for each entry, new in each round; a method's own vectors too."""
 
-    std: Annotated[float, Field(gt=0)] = 0.1
-    """Standard deviation of an entry: a choice for updates of a few hundredths (the paper's 200 is for gradients)."""
+    std: Annotated[float, Field(gt=0)] = 1.0
+    """Standard deviation of an entry: a choice, far beyond an honest update's (the paper: 200, for gradients)."""
 
     def update(self, vectors: Vectors, num_weights: int, rng: np.random.Generator) -> Vectors:
         return with_changed(vectors, num_weights, lambda own: rng.normal(0.0, self.std, own.size))
