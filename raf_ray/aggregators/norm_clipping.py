@@ -1,4 +1,4 @@
-"""Norm thresholding on the server (Sun et al. 2019, "Can you really backdoor federated learning?", section 4).
+"""Norm thresholding on the server (Sun et al. 2019, "Can you really backdoor federated learning?").
 
 The threshold follows the round: the median of its updates' norms (Andrew et al. 2021, "Differentially private learning
 with adaptive clipping", whose quantile is the median too; here the server sees the norms and need not estimate it).

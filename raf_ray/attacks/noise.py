@@ -1,4 +1,4 @@
-"""Gaussian vectors (Blanchard et al. 2017, "Machine learning with adversaries", section 6)."""
+"""Gaussian vectors (Blanchard et al. 2017, "Machine learning with adversaries")."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NoiseAttack(Attack):
     """In place of its update it sends N(0, std^2) for each entry, new in each round; a method's own vectors too."""
 
     std: Annotated[float, Field(gt=0)] = 1.0
-    """Standard deviation of an entry: a choice, far beyond an honest update's (the paper: 200, for gradients)."""
+    """Standard deviation of an entry: a choice, far beyond an honest client's update."""
 
     def update(self, vectors: Vectors, num_weights: int, rng: np.random.Generator) -> Vectors:
         return with_changed(vectors, num_weights, lambda own: rng.normal(0.0, self.std, own.size))

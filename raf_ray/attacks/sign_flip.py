@@ -1,4 +1,4 @@
-"""Sign flipping (Li et al. 2019, "RSA: Byzantine-robust stochastic aggregation methods", section 5)."""
+"""Sign flipping (Li et al. 2019, "RSA: Byzantine-robust stochastic aggregation methods")."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class SignFlip(Attack):
     """It trains as the others do, and sends -scale x what it would have sent, a method's own vectors too."""
 
     scale: Annotated[float, Field(gt=0)] = 4.0
-    """Times its own update. 4 is the paper's."""
+    """Times its own update. 4 is a choice: one in five then brings the mean of updates that are alike to zero."""
 
     def update(self, vectors: Vectors, num_weights: int, rng: np.random.Generator) -> Vectors:
         return with_changed(vectors, num_weights, lambda own: own * np.float32(-self.scale))
