@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.attacks import attacks
 from benchmarks.contest import efficiency, peers
 from benchmarks.deaths import deaths
 from benchmarks.figures import Section, with_section
@@ -48,6 +49,7 @@ BY_HAND: dict[str, Callable[[], Table]] = {
     "tune": tune,
     "shared_data": shared_data,
     "tracking": tracking,
+    "attacks": attacks,
 }
 """Tables without goals, only when they are named"""
 

@@ -1,4 +1,4 @@
-"""A method, a metric, a data source, a model, a transform is one new file, and no change elsewhere."""
+"""A method, metric, data source, model, transform, aggregator, attack is one new file, and no change elsewhere."""
 
 from __future__ import annotations
 
@@ -80,6 +80,36 @@ class Half(Transform):
 """,
         ["transforms.apply=[half]"],
     ),
+    "aggregators/largest.py": (
+        """
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from raf_ray.aggregators.interface import OneByOne
+from raf_ray.algorithms.interface import PARAMETERS
+
+
+@dataclass(frozen=True, config=PARAMETERS)
+class Largest(OneByOne):
+    times: float = 1.0
+    '''Of the largest.'''
+
+    def combine(self, updates, shares, num_weights):
+        return {name: self.times * np.max(vectors, axis=0).astype(float) for name, vectors in updates.items()}
+""",
+        ["aggregation.name=largest", "aggregation.largest.times=0.5"],
+    ),
+    "attacks/silent.py": (
+        """
+from raf_ray.attacks.interface import Attack
+
+
+class Silent(Attack):
+    def update(self, vectors, num_weights, rng):
+        return {name: 0 * vector for name, vector in vectors.items()}
+""",
+        ["attack.name=silent", "attack.share=1"],
+    ),
 }
 
 
@@ -104,4 +134,4 @@ def test_new_files_are_new_values_of_their_keys(checkout, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Within 20 px" in done.stdout
     config = (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
-    assert all(value in config for value in ("halfway", "close_20px", "drawn", "small", "half"))
+    assert all(value in config for value in ("halfway", "close_20px", "drawn", "small", "half", "largest", "silent"))

@@ -1,13 +1,13 @@
-"""The sections of FL methods and transforms: made from the parameters of every file of their rooms."""
+"""The sections of FL methods, transforms, aggregators and attacks: made from the parameters of every file of a room."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from raf_ray import algorithms, transforms
+from raf_ray import aggregators, algorithms, attacks, transforms
 from raf_ray.config.section import ImportPath, Section
 from raf_ray.plugins import parameters_of
 
@@ -44,6 +44,22 @@ class TransformsBase(Section):
     """In this order: `clip`, `noise`, or one's own `package.module:Class`."""
 
 
+class AggregationBase(Section):
+    """How the clients' updates become one, whatever the FL method."""
+
+    name: str = "mean"
+
+
+class AttackBase(Section):
+    """Bad clients, to try aggregators with. They are bad in every round, and results.json names them."""
+
+    name: str | None = None
+    share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Share of all clients that are bad, rounded; which ones is drawn by the seed."""
+    tier: str | None = None
+    """Tier that all bad clients are of; null: any."""
+
+
 def _with_parameters(kinds: Mapping[str, type], but: tuple[str, ...] = ()) -> dict[str, Any]:
     """Name -> a section of its parameters, of those that have any."""
     fields: dict[str, Any] = {}
@@ -73,9 +89,30 @@ def _transforms_config() -> Any:
     return _made("TransformsConfig", TransformsBase, TransformsBase.__doc__, fields)
 
 
+def _aggregation_config() -> Any:
+    """The section with a name, and parameters of every file of `raf_ray/aggregators`."""
+    known = aggregators.built_in()
+    told = "What is made of a round's updates: their mean, or one that bad clients cannot move at will."
+    name: Any = Field("mean", description=told)
+    fields = {"name": (Literal[*known] | ImportPath, name), **_with_parameters(known)}
+    return _made("AggregationConfig", AggregationBase, AggregationBase.__doc__, fields)
+
+
+def _attack_config() -> Any:
+    """The section with a name, and parameters of every file of `raf_ray/attacks`."""
+    known = attacks.built_in()
+    name: Any = Field(None, description="What bad clients do; null: there are none.")
+    fields = {"name": (Literal[*known] | ImportPath | None, name), **_with_parameters(known)}
+    return _made("AttackConfig", AttackBase, AttackBase.__doc__, fields)
+
+
 if TYPE_CHECKING:
     AlgorithmConfig = AlgorithmBase
+    AggregationConfig = AggregationBase
+    AttackConfig = AttackBase
     TransformsConfig = TransformsBase
 else:
     AlgorithmConfig = _algorithm_config()
+    AggregationConfig = _aggregation_config()
+    AttackConfig = _attack_config()
     TransformsConfig = _transforms_config()

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raf_ray.config.devices import DevicesConfig
 from raf_ray.config.evaluation import EvaluationConfig
-from raf_ray.config.methods import AlgorithmConfig, TransformsConfig
+from raf_ray.config.methods import AggregationConfig, AlgorithmConfig, AttackConfig, TransformsConfig
 from raf_ray.config.resources import ResourcesConfig
 from raf_ray.config.section import ImportPath, People, Positive, SecretUri, Section, Share, Use, fault_of_name
 from raf_ray.plugins import names_in
@@ -259,6 +259,8 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     transforms: TransformsConfig = TransformsConfig()
+    aggregation: AggregationConfig = AggregationConfig()
+    attack: AttackConfig = AttackConfig()
     federation: FederationConfig = FederationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     devices: DevicesConfig | None = None

@@ -105,6 +105,8 @@ class Weigher:
     algorithm: Algorithm
     people: np.ndarray
     """(clients,) int64, the people that each of the cohort owns"""
+    streams: bool = True
+    """Whether hosts may add up what their clients send; else each update goes up as it is"""
     _whole: dict[str, float] = field(default_factory=dict)
 
     def share(self, vector: str, people: int) -> float:
@@ -112,6 +114,10 @@ class Weigher:
         if vector not in self._whole:
             self._whole[vector] = math.fsum(self.algorithm.weight(vector, int(n)) for n in self.people)
         return self.algorithm.weight(vector, people) / self._whole[vector]
+
+    def shares(self, up: Up, people: int) -> dict[str, float]:
+        """Of a client that owns so many `people`, in the mean of each vector that it sent."""
+        return {name: self.share(name, people) for name in up.vectors}
 
 
 @dataclass

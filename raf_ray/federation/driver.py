@@ -237,7 +237,8 @@ class Federation:
             start = (saved.buffer, saved.server, saved.round)
             for name, memory in self._memories.read(saved.clients):
                 backend.restore(name, memory, saved.clients[name])
-        return Server(spec.algorithm, spec.layout, len(spec.clients), *start, spec.transforms, spec.rounds.seed)
+        asked = (spec.transforms, spec.rounds.seed, spec.aggregator)
+        return Server(spec.algorithm, spec.layout, len(spec.clients), *start, *asked)
 
     def _save(self, backend: Backend, server: Server) -> None:
         """A checkpoint: what clients kept since the last one first, one by one, then the file that names them."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from raf_ray.algorithms.interface import Memory
 from raf_ray.errors import described
 from raf_ray.federation.aggregation import ExactSum, Weigher, check_summable
+from raf_ray.federation.collected import Collected, nothing_yet
 from raf_ray.training.exchange import Down, LocalClient, OpenClient, Receipt, Up, Workplace
 
 GIVE_BACK_SECONDS = 5.0
@@ -45,9 +46,10 @@ class ClientFailure:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a host answers: the update of one client as it is, or the exact sum of several; and a receipt each."""
+    """What a host answers: the update of one client as it is, or the exact sum of several, or each of several where
+    nothing may be added up; and a receipt each."""
 
-    total: Up | ExactSum
+    total: Up | ExactSum | Collected
     receipts: tuple[Receipt, ...]
     failures: tuple[ClientFailure, ...] = ()
 
@@ -92,7 +94,7 @@ class Host:
         Returns:
             The answer, and what each client keeps; {} where it has no receipt.
         """
-        total, receipts = ExactSum(), []
+        total, receipts = nothing_yet(weigher), []
         kept: list[Memory] = [{} for _ in turns]
         alone: Up | None = None
         failures = []
@@ -100,8 +102,8 @@ class Host:
             at(turn.client)
             try:
                 up, receipt, kept[i] = self.open(turn.number).train(down, round_index, memory)
-                shares = {name: weigher.share(name, turn.people) for name in up.vectors}
-                if len(turns) == 1:
+                shares = weigher.shares(up, turn.people)
+                if len(turns) == 1 and weigher.streams:
                     check_summable(up, shares)
                     alone = up  # as float32: half the bytes, weighed and rounded where it arrives
                 else:

@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from raf_ray.aggregators.interface import Aggregator, OneByOne
+from raf_ray.aggregators.mean import Mean
 from raf_ray.algorithms.interface import WEIGHTS, Algorithm, Cohort, Memory, Vectors
+from raf_ray.errors import RunError
 from raf_ray.federation.aggregation import ExactSum, Weigher
+from raf_ray.federation.collected import Collected, nothing_yet
 from raf_ray.state import Layout
 from raf_ray.training.exchange import Down, Up
 from raf_ray.transforms.interface import Transform
@@ -36,6 +40,7 @@ class Server:
     transforms: Sequence[Transform] = ()
     seed: int = 0
     """Of what transforms draw"""
+    aggregator: Aggregator = field(default_factory=Mean)
 
     def down(self) -> Down:
         return Down(self.version, self.state, self.algorithm.send(self.memory))
@@ -45,13 +50,17 @@ class Server:
         self.version += 1
 
     def round(self, people: Mapping[str, int]) -> RoundSum:
-        """The sum of a round to come, of a cohort whose clients own so many `people`."""
-        return RoundSum(Weigher(self.algorithm, np.fromiter(people.values(), np.int64)), people)
+        """The sum of a round to come, of a cohort whose clients, in order, own so many `people`."""
+        streams = not isinstance(self.aggregator, OneByOne)
+        return RoundSum(Weigher(self.algorithm, np.fromiter(people.values(), np.int64), streams), people)
 
     def step(self, done: RoundSum) -> None:
-        """The method's server step on the weights; statistics take the mean, counters the clients' maximum."""
+        """The method's server step on the weights; statistics take the mean, counters the clients' maximum.
+
+        Raises RunError where too few clients answered for the aggregator.
+        """
         count, cohort = self.layout.count("weights"), Cohort(done.total.clients, self.clients)
-        mean: Vectors = done.total.mean()
+        mean: Vectors = self._mean(done, count)
         for place, transform in enumerate(self.transforms):
             rng = np.random.default_rng([self.seed, 1 + self.version, TRANSFORMS, place])
             mean = transform.server(mean, cohort, count, rng)
@@ -68,20 +77,32 @@ class Server:
             self.layout.counters(after)[:] = done.total.counters
         self.state, self.version = after, self.version + 1
 
+    def _mean(self, done: RoundSum, num_weights: int) -> Vectors:
+        """What the aggregator makes of a round."""
+        fault = self.aggregator.fault(done.total.clients)
+        if fault:
+            raise RunError(f"what round {self.version + 1} brought cannot be combined: {fault}")
+        if isinstance(done.total, ExactSum):
+            return done.total.mean()
+        assert isinstance(self.aggregator, OneByOne)
+        return done.total.combined(self.aggregator, done.weigher, done.people, num_weights)
+
 
 @dataclass
 class RoundSum:
-    """The exact sum of one round's updates, each vector with the weight that the method gives it."""
+    """One round's updates: their exact sum, each vector with the weight that the method gives it, or one by one."""
 
     weigher: Weigher
     people: Mapping[str, int]
-    """Client -> people it owns"""
-    total: ExactSum = field(default_factory=lambda: ExactSum(threads=THREADS))
+    """Client -> people it owns, in the order of the clients' numbers"""
+    total: ExactSum | Collected = field(init=False)
 
-    def add(self, part: Up | ExactSum) -> None:
-        """One client's update, or the weighed sum of several. Raises UpdateError where it cannot be summed."""
-        if isinstance(part, ExactSum):
-            self.total.merge(part)
+    def __post_init__(self) -> None:
+        self.total = nothing_yet(self.weigher, THREADS)
+
+    def add(self, part: Up | ExactSum | Collected) -> None:
+        """One client's update, or what several sent. Raises UpdateError where it cannot be summed."""
+        if isinstance(part, Up):
+            self.total.add(part, self.weigher.shares(part, self.people[part.client]))
         else:
-            shares = {name: self.weigher.share(name, self.people[part.client]) for name in part.vectors}
-            self.total.add(part, shares)
+            self.total.merge(part)  # type: ignore[arg-type]  # a host makes the kind that the weigher asks for

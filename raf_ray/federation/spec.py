@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from raf_ray.aggregators.interface import Aggregator
+from raf_ray.aggregators.mean import Mean
 from raf_ray.algorithms.interface import Algorithm
 from raf_ray.devices.account import VirtualAccount, hours_to
 from raf_ray.devices.clock import RoundPlan
@@ -128,6 +130,7 @@ class FederationSpec:
     """(buffer, path): write model.pt"""
     fleet: Fleet | None = None
     """The clients' devices; None: every client is there and answers"""
+    aggregator: Aggregator = field(default_factory=Mean)
 
     @property
     def tiers(self) -> dict[str, str]:

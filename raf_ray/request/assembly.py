@@ -29,10 +29,12 @@ from raf_ray.files import Json
 from raf_ray.models import head_of, size_divisor
 from raf_ray.models.norms import check_norms
 from raf_ray.models.saving import save_model
+from raf_ray.request.attackers import attack_notes, bad_clients, check_aggregation
 from raf_ray.request.fleet import fleet_of, macs_of
 from raf_ray.request.method import algorithm_of
 from raf_ray.request.needs import check_shares, wants_gpu
 from raf_ray.request.parts import (
+    aggregator_of,
     client_spec,
     initial_model,
     loss_spec,
@@ -127,13 +129,20 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
         raise InputError(f"algorithm.name={config.algorithm.name}: {unfit}")
     if told := algorithm.says(setting):
         notes = (*notes, told)
+    check_aggregation(config, cohort_spec(config).size(len(trainers(config, plans))), len(skeleton))
     initial = layout.read(model)
     check_finite(config, layout, initial)
     check_norms(model, config.model.name, _smallest(plans, data.counts), config.optimizer.batch_size)
     macs, why = macs_of(config, plans, data.counts, model)
     fleet, late = fleet_of(config, plans, macs, why, model, layout)
     check_profile(config, plans, data.counts, fleet)
-    notes = (*data.notes, *notes, *late, *([f"forward MACs are not told: {why}"] if why else []))
+    notes = (
+        *data.notes,
+        *notes,
+        *late,
+        *attack_notes(config, plans),
+        *([f"forward MACs are not told: {why}"] if why else []),
+    )
     if check_pictures:
         notes = (*notes, *(f"warning: {note}" for note in picture_notes([data], [held_out])))
     return Prepared(config, plans, data, held_out, layout, initial, notes=notes, macs=macs, fleet=fleet)
@@ -223,6 +232,7 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
         facts=facts_of(prepared, name),
         fleet=prepared.fleet,
         save_model=partial(save_model, prepared.layout, config.model.name, prepared.skeleton.joints),
+        aggregator=aggregator_of(config),
     )
 
 
@@ -230,7 +240,7 @@ def clients_of(prepared: Prepared) -> Clients:
     """Those who train."""
     config, plans, data, who = prepared.config, prepared.plans, prepared.data, prepared.trainers
     people, cost = data.counts, expected_pixels(config, plans, data.counts)
-    owners = OpenClients(client_spec(config, prepared.skeleton), plans, data)
+    owners = OpenClients(client_spec(config, prepared.skeleton, frozenset(bad_clients(config, plans))), plans, data)
     pooled = who is not plans
     return Clients(
         names=who.names(),
@@ -241,6 +251,12 @@ def clients_of(prepared: Prepared) -> Clients:
         open=OpenPool(owners, who[0]) if pooled else owners,
         macs=prepared.macs.sum(keepdims=True) if pooled and prepared.macs is not None else prepared.macs,
     )
+
+
+def attack_facts(config: Config, plans: Plans) -> Json | None:
+    """What bad clients do and who they are; None where there are none."""
+    bad = bad_clients(config, plans)
+    return {"name": config.attack.name, "clients": plans.names()[bad].tolist()} if bad else None
 
 
 def facts_of(prepared: Prepared, name: str) -> Json:
@@ -257,6 +273,8 @@ def facts_of(prepared: Prepared, name: str) -> Json:
         "metric": config.evaluation.metric,
         "objective": config.objective.name,
         "algorithm": config.algorithm.name,
+        "aggregation": config.aggregation.name,
+        "attack": attack_facts(config, plans),
         "rounds": config.federation.rounds,
         "train_resolutions": [str(size) for size in trained_sizes(plans)],
         "train_clients": clients,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from raf_ray import transforms
+from raf_ray import aggregators, attacks, transforms
+from raf_ray.aggregators.interface import Aggregator
+from raf_ray.attacks.interface import Attack
 from raf_ray.config.tree import Config, ModelConfig, ObjectiveConfig
 from raf_ray.data.codec import SIGMA
 from raf_ray.data.people import People
@@ -29,6 +32,8 @@ from raf_ray.training.client import LocalTraining
 from raf_ray.training.optimizer import OptimizerSpec
 from raf_ray.training.spec import ClientSpec, DeviceSpec, LossSpec
 from raf_ray.transforms.interface import Transform
+
+Kind = TypeVar("Kind")
 
 
 def model_spec(config: ModelConfig, num_joints: int) -> ModelSpec:
@@ -82,7 +87,8 @@ def device_spec(config: Config) -> DeviceSpec:
     return DeviceSpec(resources.threads, wants_gpu(config), resources.precision == "bf16", resources.compile)
 
 
-def client_spec(config: Config, skeleton: Skeleton) -> ClientSpec:
+def client_spec(config: Config, skeleton: Skeleton, bad: frozenset[int] = frozenset()) -> ClientSpec:
+    """`bad`: numbers of the clients that attack."""
     profile = config.resources.profile
     return ClientSpec(
         model=model_spec(config.model, len(skeleton)),
@@ -98,6 +104,8 @@ def client_spec(config: Config, skeleton: Skeleton) -> ClientSpec:
         on_bad_image=config.data.on_bad_image,
         cache_mb=config.data.cache_mb,
         traced=(profile.client, profile.round - 1) if profile is not None else None,
+        attack=attack_of(config),
+        bad=bad,
     )
 
 
@@ -134,23 +142,33 @@ def metrics_of(config: Config) -> dict[str, str]:
 
 def transforms_of(config: Config) -> tuple[Transform, ...]:
     """The transforms with their parameters, in order. Raises InputError where one is one's own and is none."""
-    asked = config.transforms
+    known = transforms.built_in()
     return tuple(
-        _own_transform(name)
-        if is_import_path(name)
-        else transforms.built_in()[name](**(getattr(asked, name).model_dump() if hasattr(asked, name) else {}))
-        for name in asked.apply
+        _made(name, "transforms.apply", known, config.transforms, Transform) for name in config.transforms.apply
     )
 
 
-def _own_transform(path: str) -> Transform:
-    make = load_object(path, "transforms.apply")
+def aggregator_of(config: Config) -> Aggregator:
+    """The aggregator with its parameters. Raises InputError where it is one's own and is none."""
+    asked = config.aggregation
+    return _made(asked.name, "aggregation.name", aggregators.built_in(), asked, Aggregator)
+
+
+def attack_of(config: Config) -> Attack | None:
+    """The attack with its parameters; None where nobody is bad. Raises InputError where it is one's own and is none."""
+    asked = config.attack
+    return None if asked.name is None else _made(asked.name, "attack.name", attacks.built_in(), asked, Attack)
+
+
+def _made(name: str, key: str, known: Mapping[str, type[Kind]], section: Any, kind: type[Kind]) -> Kind:
+    """A room's part with its parameters in `section`, or one's own without any; `key` is named in errors."""
+    if not is_import_path(name):
+        return known[name](**(getattr(section, name).model_dump() if hasattr(section, name) else {}))
+    make = load_object(name, key)
     try:
-        transform = make()
+        own = make()
     except TypeError as error:
-        raise InputError(f"transforms.apply: {path} cannot be made without parameters: {one_line(error)}") from error
-    if not isinstance(transform, Transform):
-        raise InputError(
-            f"transforms.apply: {path} gives {type(transform).__name__}, not a raf_ray.transforms.interface.Transform"
-        )
-    return transform
+        raise InputError(f"{key}: {name} cannot be made without parameters: {one_line(error)}") from error
+    if not isinstance(own, kind):
+        raise InputError(f"{key}: {name} gives {type(own).__name__}, not a {kind.__module__}.{kind.__name__}")
+    return own

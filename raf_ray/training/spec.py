@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from raf_ray.algorithms.interface import Algorithm
+from raf_ray.attacks.interface import Attack
 from raf_ray.data.augment import NO_MARGINS, Augmentation
 from raf_ray.data.batches import Batch, Batches
 from raf_ray.data.crop import Margins
@@ -21,6 +22,7 @@ from raf_ray.objectives.levels import Sampling
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import Size
 from raf_ray.state import Layout
+from raf_ray.training.attacked import Attacked, mislabelled
 from raf_ray.training.client import Client, LocalTraining
 from raf_ray.training.clients import ClientData, ClientPlan
 from raf_ray.training.exchange import Workplace
@@ -80,6 +82,9 @@ class ClientSpec:
     cache_mb: float
     traced: tuple[str, int] | None
     """Client and its round, from 0, that the profiler watches"""
+    attack: Attack | None = None
+    bad: frozenset[int] = frozenset()
+    """Numbers of the clients that attack"""
 
     def build(self, plan: ClientPlan, data: ClientData, place: Workplace | None = None) -> Client[Batch]:
         """A client, with the model of its process, or one of its own."""
@@ -97,6 +102,7 @@ class ClientSpec:
                 compile_model(place.model, device)
         model = place.model
         assert isinstance(model, nn.Module)
+        attack = self._attack_of(plan)
         return Client(
             name=plan.name,
             number=plan.number,
@@ -104,12 +110,15 @@ class ClientSpec:
             model=model,
             task=task,
             algorithm=self.algorithm,
-            transforms=self.transforms,
+            transforms=self.transforms if attack is None else (*self.transforms, Attacked(attack)),
             training=self.training,
             device=device,
             known_layout=place.layout,
             traced_round=self.traced[1] if self.traced is not None and self.traced[0] == plan.name else None,
         )
+
+    def _attack_of(self, plan: ClientPlan) -> Attack | None:
+        return self.attack if plan.number in self.bad else None
 
     def task(self, plan: ClientPlan, data: ClientData, device: torch.device) -> PoseTask:
         """What a client learns from its people."""
@@ -118,6 +127,8 @@ class ClientSpec:
         else:
             assert data.people is not None
             shard = cut_shard(data.people, plan.size, margins_of(self.augmentation, plan.size), self.cache_mb)
+        if (attack := self._attack_of(plan)) is not None:
+            shard = mislabelled(shard, attack, self.training.seed, plan.number)
         return PoseTask(
             Batches(shard, self.batch_size, self.augmentation, device, self.on_bad_image),
             levels=plan.levels,
