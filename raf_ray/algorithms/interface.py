@@ -19,7 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import ConfigDict
@@ -61,10 +61,12 @@ class Start:
 class Cohort:
     """Whose updates a server step combines."""
 
-    answered: int
-    """Clients whose updates are in the mean"""
+    answered: float
+    """Clients whose updates are in the mean; those expected, where a transform made it a mean over these"""
     clients: int
     """Clients of the federation"""
+    expected: float
+    """Clients that a round trains, in expectation"""
 
 
 class LocalRule:
@@ -89,6 +91,9 @@ class LocalRule:
 
 class Algorithm(ABC):
     """One FL method; its parameters are its fields, and it keeps nothing else between calls."""
+
+    sends: ClassVar[tuple[str, ...]] = (WEIGHTS,)
+    """Every vector that a client sends: WEIGHTS, and those of `LocalRule.finish`."""
 
     def requires(self, optimizer: str) -> str | None:
         """Why the method cannot work with that local optimiser (`adamw`, `sgd`); None where it can."""

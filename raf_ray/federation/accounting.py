@@ -13,8 +13,11 @@ order in which clients answer does not show. Columns of rounds.csv, in order:
     people          trained on, epochs counted
     people_per_s    of the round
     forward_pixels  image pixels that went through the models, all levels
-    mb_down, mb_up  states sent to clients, updates sent back, and a method's own vectors with them
+    mb_down, mb_up  states sent to clients, updates sent back as transforms code them, and further vectors with them
     left_out        clients whose own work failed, with federation.on_client_failure=drop
+    (more)          what transforms tell of the run so far
+
+A round in which nobody was drawn has no loss (nan), and zeros.
 """
 
 from __future__ import annotations
@@ -42,8 +45,10 @@ class Account:
     """All sizes that some client trains on."""
     counts_left_out: bool = False
     """Whether rows have that column"""
+    figures: Sequence[str] = ()
+    """What transforms tell"""
     totals: dict[str, float] = field(default_factory=dict)
-    """Of `TOTALS`; empty before the first round."""
+    """Of `TOTALS`, and the last `figures`; empty before the first round."""
     _costs: dict[str, dict[str, float]] = field(default_factory=dict)
     """Tier -> sums of `COSTS`, of the tiers that have trained."""
     _bad: dict[str, int] = field(default_factory=dict)
@@ -65,7 +70,7 @@ class Account:
             raise ValueError("its totals are no mappings")
         if set(state) != {"totals", "costs", "bad"} or not set(costs) <= set(self.tier_names):
             raise ValueError("its totals are not those of these clients")
-        if not (_are_numbers(totals, TOTALS) and all(_are_numbers(cost, COSTS) for cost in costs.values())):
+        if not (_are_numbers(totals, (*TOTALS, *self.figures)) and all(_are_numbers(cost, COSTS) for cost in costs.values())):
             raise ValueError("its totals are no numbers")
         if not _are_numbers(bad, tuple(bad)) or not set(bad) <= set(self.tiers):
             raise ValueError("its counts of pictures are not those of these clients")
@@ -77,10 +82,16 @@ class Account:
         norms = (f"update_norm_{tier}" for tier in self.tier_names)
         left_out = ["left_out"] if self.counts_left_out else []
         return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), *norms, "seconds",
-                "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up", *left_out]  # fmt: skip
+                "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up", *left_out, *self.figures]  # fmt: skip
 
     def add_round(
-        self, done: int, receipts: Sequence[Receipt], arrived: Sequence[float], seconds: float, left_out: int = 0
+        self,
+        done: int,
+        receipts: Sequence[Receipt],
+        arrived: Sequence[float],
+        seconds: float,
+        left_out: int = 0,
+        figures: Mapping[str, float] | None = None,
     ) -> Json:
         """Count a round in; its row.
 
@@ -90,13 +101,14 @@ class Account:
             arrived: when each answered, in seconds of any clock.
             seconds: of the whole round.
             left_out: clients whose own work failed.
+            figures: what transforms tell of the run to this round.
         """
-        people, last = sum(receipt.people for receipt in receipts), max(arrived)
+        people, last = sum(receipt.people for receipt in receipts), max(arrived, default=0.0)
         row: Json = {
             "round": done,
             "loss": _mean((receipt.loss, receipt.people) for receipt in receipts),
             "seconds": round(seconds, 4),
-            "wait_seconds": round(math.fsum(last - at for at in arrived) / len(arrived), 4),
+            "wait_seconds": round(math.fsum(last - at for at in arrived) / max(len(arrived), 1), 4),
             "people": people,
             "people_per_s": round(people / seconds, 2),
             "forward_pixels": sum(receipt.forward_pixels for receipt in receipts),
@@ -117,6 +129,8 @@ class Account:
                 self._add_costs(tier, own)
         for name in TOTALS:
             self.totals[name] = self.totals.get(name, 0) + (seconds if name == "seconds" else row[name])
+        row |= figures or {}
+        self.totals |= figures or {}
         return row
 
     def costs(self) -> dict[str, dict[str, float]]:
@@ -139,8 +153,11 @@ class Account:
 
 
 def _mean(pairs: Iterable[tuple[float, int]]) -> float:
-    """Of (value, weight) pairs."""
-    values, weights = zip(*pairs, strict=True)
+    """Of (value, weight) pairs; NaN of none."""
+    found = list(pairs)
+    if not found:
+        return math.nan
+    values, weights = zip(*found, strict=True)
     return math.fsum(v * w for v, w in zip(values, weights, strict=True)) / max(sum(weights), 1)
 
 

@@ -7,6 +7,7 @@ many to a process, no series is lost or doubled. See docs/watching.md and cluste
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -99,7 +100,8 @@ class Meters:
                 self._gauges[name].set(value, dict(tags))
 
     def _see_row(self, row: dict[str, float]) -> None:
-        self._set("raf_ray_loss", row["loss"])
+        if math.isfinite(row["loss"]):  # else nobody was drawn
+            self._set("raf_ray_loss", row["loss"])
         self._set("raf_ray_round_seconds", row["seconds"])
         self._set("raf_ray_people_per_second", row["people_per_s"])
         self._set("raf_ray_straggler_wait_seconds", row["wait_seconds"])

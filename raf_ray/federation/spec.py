@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raf_ray.algorithms.interface import Algorithm
+from raf_ray.algorithms.interface import Algorithm, Memory
 from raf_ray.errors import InputError
 from raf_ray.evaluation.scores import ScoreModel
 from raf_ray.federation.accounting import Account
@@ -20,7 +20,7 @@ from raf_ray.runs.checkpoint import Checkpoint
 from raf_ray.runs.folder import RunFolder
 from raf_ray.state import Layout
 from raf_ray.training.exchange import OpenClient
-from raf_ray.transforms.interface import Transform
+from raf_ray.transforms.interface import Setting, Transform, own
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,23 @@ class FederationSpec:
         """Client -> tier"""
         return self.clients.tiers
 
+    @cached_property
+    def setting(self) -> Setting:
+        """What transforms work in."""
+        return setting_of(self.algorithm, self.transforms, self.layout, self.rounds.cohort, len(self.clients))
+
+    def figures(self, done: int, server: Memory) -> dict[str, float]:
+        """What transforms tell of the run after round `done`, given what the server keeps then."""
+        found: dict[str, float] = {}
+        for place, transform in enumerate(self.transforms):
+            found |= transform.figures(done, own(server, place), self.setting)
+        return found
+
     def account(self) -> Account:
         """An account of no round yet."""
         sizes = [str(size) for size in self.rounds.level_sizes]
-        return Account(self.tiers, self.clients.tier_names, sizes, counts_left_out=self.rounds.drops_failed)
+        figures = [name for transform in self.transforms for name in transform.figure_names]
+        return Account(self.tiers, self.clients.tier_names, sizes, self.rounds.drops_failed, figures)
 
     def last_checkpoint(self, folder: RunFolder) -> Checkpoint | None:
         """What the run in a folder goes on from; None where it ended before its first checkpoint.
@@ -139,3 +152,10 @@ class FederationSpec:
             except ValueError as error:
                 raise InputError(folder.not_this_run(error)) from error
         return checkpoint
+
+
+def setting_of(
+    algorithm: Algorithm, transforms: tuple[Transform, ...], layout: Layout, cohort: CohortSpec, clients: int
+) -> Setting:
+    """What transforms work in, for their own checks and accounts."""
+    return Setting(algorithm, transforms, layout, clients, cohort.expected(clients), cohort.draw)

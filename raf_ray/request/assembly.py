@@ -21,7 +21,7 @@ from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError
 from raf_ray.evaluation.scorer import CutShard, check_metric
 from raf_ray.federation.cohort import CohortSpec, draw_cohort
-from raf_ray.federation.spec import Clients, FederationSpec, HostsSpec, RoundsSpec
+from raf_ray.federation.spec import Clients, FederationSpec, HostsSpec, RoundsSpec, setting_of
 from raf_ray.files import Json
 from raf_ray.models import size_divisor
 from raf_ray.models.norms import check_norms
@@ -101,6 +101,7 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     unfit = algorithm_of(config).requires(config.optimizer.name)
     if unfit:
         raise InputError(f"algorithm.name={config.algorithm.name} with optimizer.name={config.optimizer.name}: {unfit}")
+    check_transforms(config, layout, len(plans))
     initial = layout.read(model)
     check_finite(config, layout, initial)
     check_norms(model, config.model.name, _smallest(plans, data.counts), config.optimizer.batch_size)
@@ -114,6 +115,16 @@ def _smallest(plans: Plans, people: np.ndarray) -> list[tuple[str, int, Size]]:
     """(name, people, smallest level) of a client of each tier and number of people."""
     of, first = np.unique(np.stack([plans.tier, people]), axis=1, return_index=True)
     return [(plans[i].name, int(n), plans.tiers[t].levels[-1]) for (t, n), i in zip(of.T, first, strict=True)]
+
+
+def check_transforms(config: Config, layout: Layout, clients: int) -> None:
+    """Raise InputError where a transform cannot work in this federation."""
+    transforms = transforms_of(config)
+    setting = setting_of(algorithm_of(config), transforms, layout, cohort_spec(config), clients)
+    for name, transform in zip(config.transforms.apply, transforms, strict=True):
+        unfit = transform.requires(setting)
+        if unfit:
+            raise InputError(f"transforms.apply: {name}: {unfit}")
 
 
 def check_profile(config: Config, plans: Plans, people: np.ndarray) -> None:

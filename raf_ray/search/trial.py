@@ -166,7 +166,7 @@ def report(config: Config, rows: Sequence[Mapping[str, float]], by_resolution: M
         "score_tiers": sum(tiers) / len(tiers),
         "drift_spread": drift_spread({str(i): score for i, score in enumerate(tiers)}),
         **{f"score/{size}": score for size, score in asked.items()},
-        "loss": float(rows[-1]["loss"]),
+        "loss": next((loss for row in reversed(rows) if math.isfinite(loss := float(row["loss"]))), math.nan),
         "forward_pixels": sum(row["forward_pixels"] for row in rows),
         "mb_sent": sum(row["mb_up"] + row["mb_down"] for row in rows),
         "seconds": sum(row["seconds"] for row in rows),

@@ -23,12 +23,10 @@ from raf_ray.training.moments import read_moments, write_moments
 from raf_ray.training.optimizer import LocalOptimizer, OptimizerSpec, build_optimizer, learning_rate, set_learning_rate
 from raf_ray.training.task import Batch, Step, Task
 from raf_ray.training.tracing import Tracer
-from raf_ray.transforms.interface import Transform
+from raf_ray.transforms.interface import Coding, Transform, own, placed
 
 MOMENTS = "optimizer."
 """Prefix of the optimiser's moments in a client's memory."""
-TRANSFORM = "transform."
-"""Prefix of what transforms keep in it, before their place."""
 PRIVATE = "private"
 """(num_floats,) float32 in a client's memory, where its method keeps entries from the server."""
 
@@ -111,7 +109,7 @@ class Client(Generic[Batch]):
         if not setting.optimizer.reset_each_round:
             moments = read_moments(optimizer, self.layout.parameters(self.model))
             now |= {f"{MOMENTS}{name}": values for name, values in moments.items()}
-        sent, now = self._transform(up, round_index, now, memory)
+        sent, now = self._transform(up, down, round_index, now, memory)
         receipt = Receipt(
             client=self.name,
             people=len(self.task) * setting.local_epochs,
@@ -123,7 +121,7 @@ class Client(Generic[Batch]):
             peak_memory_mb=_peak_memory_mb(self.device),
             bad_pictures=self.task.bad_pictures,
             mb_received=down.num_bytes / 1e6,
-            mb_sent=sent.num_bytes / 1e6,
+            mb_sent=self._wire_bytes(sent) / 1e6,
             keeps=bool(now),
             norm=_norm(up.vectors[WEIGHTS][: self.layout.count("weights")]),
             device=self.device.type,
@@ -163,24 +161,30 @@ class Client(Generic[Batch]):
         """The update; private entries stay here, and say nothing of themselves to the server."""
         local = self.layout.read(self.model)
         update = self.layout.floats(local)
-        own = {PRIVATE: update.copy()} if self._private else {}
+        private = {PRIVATE: update.copy()} if self._private else {}
         update -= before
         vectors, kept = rule.finish(update[: self.layout.count("weights")], steps)
         for part in self._private:
             update[part] = 0
         up = Up(self.name, down.version, {WEIGHTS: update, **vectors}, self.layout.counters(local).copy())
-        return up, {**kept, **own}
+        return up, {**kept, **private}
 
-    def _transform(self, up: Up, round_index: int, memory: Memory, kept: Memory) -> tuple[Up, Memory]:
+    def _transform(self, up: Up, down: Down, round_index: int, memory: Memory, kept: Memory) -> tuple[Up, Memory]:
         """The update as it is sent. `kept` is the last round's memory, to `memory` goes what transforms keep now."""
         vectors, memory = up.vectors, dict(memory)
         for place, transform in enumerate(self.transforms):
-            prefix = f"{TRANSFORM}{place}."
-            own = {name.removeprefix(prefix): values for name, values in kept.items() if name.startswith(prefix)}
             rng = np.random.default_rng([self.training.seed, 1 + round_index, self.number, 2, place])
-            vectors, own = transform.client(vectors, own, self.layout.count("weights"), rng)
-            memory |= {f"{prefix}{name}": values for name, values in own.items()}
+            vectors, now = transform.client(vectors, own(kept, place), own(down.vectors, place), self.layout, rng)
+            memory |= placed(now, place)
         return replace(up, vectors=vectors), memory
+
+    def _wire_bytes(self, sent: Up) -> int:
+        """What an update would take on the wire, its weights coded as the transforms say."""
+        count = self.layout.count("weights")
+        coding = Coding(count)
+        for transform in self.transforms:
+            coding = transform.coding(coding, self.layout)
+        return sent.num_bytes - Coding(count).num_bytes + coding.num_bytes
 
     def _rule(self, down: Down, round_index: int, memory: Memory) -> LocalRule:
         def full_gradient() -> np.ndarray:
