@@ -70,7 +70,9 @@ class Account:
             raise ValueError("its totals are no mappings")
         if set(state) != {"totals", "costs", "bad"} or not set(costs) <= set(self.tier_names):
             raise ValueError("its totals are not those of these clients")
-        if not (_are_numbers(totals, (*TOTALS, *self.figures)) and all(_are_numbers(cost, COSTS) for cost in costs.values())):
+        if not (
+            _are_numbers(totals, (*TOTALS, *self.figures)) and all(_are_numbers(cost, COSTS) for cost in costs.values())
+        ):
             raise ValueError("its totals are no numbers")
         if not _are_numbers(bad, tuple(bad)) or not set(bad) <= set(self.tiers):
             raise ValueError("its counts of pictures are not those of these clients")
@@ -82,7 +84,8 @@ class Account:
         norms = (f"update_norm_{tier}" for tier in self.tier_names)
         left_out = ["left_out"] if self.counts_left_out else []
         return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), *norms, "seconds",
-                "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up", *left_out, *self.figures]  # fmt: skip
+                "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up", *left_out,
+                *self.figures]  # fmt: skip
 
     def add_round(
         self,

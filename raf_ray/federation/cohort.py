@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-
 Draw = Literal["uniform", "by_tier", "by_people", "poisson"]
 
 

@@ -22,7 +22,7 @@ THREADS = min(8, os.cpu_count() or 1)
 
 @dataclass
 class Server:
-    """The global state and what method and transforms keep beside it; `step` replaces both, never changes them in place."""
+    """The global state and what method and transforms keep; `step` replaces both, never changes them in place."""
 
     algorithm: Algorithm
     layout: Layout

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from raf_ray.state import Layout
 
 SLACK = 2.0**-22
-"""By which a clipped vector is shorter than it may be: four times float32's rounding, so that this cannot lengthen it."""
+"""By which a clipped vector is shorter than it may be: four times float32's rounding, which so cannot lengthen it."""
 FACTOR_BYTES = 4
 """Of the float32 factor that goes beside values which were coded before they were clipped."""
 
