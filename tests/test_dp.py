@@ -70,7 +70,7 @@ def drawn(spec: CohortSpec, clients: int, rounds: int) -> np.ndarray:
 def is_poisson(found: np.ndarray, q: float) -> bool:
     """Whether counts are those of independent draws with probability q, each within exact binomial bounds.
 
-    Of each client over the rounds, of each pair of clients together, and of rounds in which nobody was drawn; the bounds
+    Of each client over the rounds, of each pair of clients together, and of rounds that drew nobody; the bounds
     hold all at once but for one time in a million (union bound).
     """
     rounds, clients = found.shape
@@ -114,7 +114,7 @@ def test_with_probability_one_all_are_drawn_and_a_size_is_refused():
 
 @pytest.mark.parametrize(("q", "z", "rounds"), [(0.1, 1.0, 100), (0.01, 0.8, 300), (0.5, 3.0, 20)])
 def test_epsilon_of_poisson_cohorts_is_just_above_that_of_another_accountant(q, z, rounds):
-    """Privacy loss distributions are exact but for their grid; Renyi divergences are a bound above, here within 35 %."""
+    """Privacy loss distributions are exact but for their grid; Renyi divergences bound it from above, by 35 % here."""
     event = dp_accounting.PoissonSampledDpEvent(q, dp_accounting.GaussianDpEvent(z))
     other = PLDAccountant().compose(event, rounds).get_epsilon(1e-5)
     ours = epsilon(z, 1e-5, rounds, setting(clients=1000, expected=1000 * q))
@@ -266,6 +266,21 @@ def test_how_many_were_drawn_does_not_scale_one_clients_part():
             server.step(total)
             steps.append(LAYOUT.floats(server.state).astype(np.float64))
         assert np.linalg.norm(steps[1] - steps[0]) == pytest.approx(1 / 2.0, rel=1e-5)
+
+
+def test_a_client_that_fails_adds_nothing_and_leaves_the_others_parts_as_they_are():
+    """With on_client_failure=drop the plain mean is over those who answered: one client's failure moves all parts."""
+    steps = {}
+    for name, transforms in (("dp", [DP(clip=1.0, noise_multiplier=1e-9)]), ("plain", [])):
+        server = server_of(transforms, 0.0)
+        total = server.round({f"c{i}": 1 for i in range(4)})
+        updates = [update_of(1.0, i) for i in range(3)]
+        for i, update in enumerate(updates):
+            total.add(Up(f"c{i}", 0, {WEIGHTS: update}, np.zeros(0, np.int64)))
+        server.step(total)
+        steps[name] = LAYOUT.floats(server.state)
+    np.testing.assert_allclose(steps["dp"], np.sum(updates, 0) / 2.0, atol=1e-6)
+    np.testing.assert_allclose(steps["plain"], np.sum(updates, 0) / 3, atol=1e-6)
 
 
 def run(path, *words, **options):
