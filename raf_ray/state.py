@@ -35,6 +35,10 @@ class Entry:
     def size(self) -> int:
         return prod(self.shape)
 
+    @property
+    def is_weight(self) -> bool:
+        return self.kind == "weights"
+
 
 def _is_norm(module: nn.Module) -> bool:
     """By the name of its class or of one that it varies, as all of torch's and timm's norms are called."""
@@ -50,6 +54,10 @@ class Part:
     @cached_property
     def size(self) -> int:
         return sum(entry.size for entry in self.entries)
+
+    @property
+    def num_bytes(self) -> int:
+        return 4 * self.size
 
     def take(self, floats: np.ndarray) -> np.ndarray:
         """(size,) copied from (num_floats,)"""

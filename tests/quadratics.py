@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from raf_ray.algorithms.interface import Algorithm, Memory
-from raf_ray.federation.server import Server
+from raf_ray.federation.server import Server, init_memory
 from raf_ray.state import Layout
 from raf_ray.training.client import Client, LocalTraining
 from raf_ray.training.exchange import Up
 from raf_ray.training.optimizer import OptimizerSpec
 from raf_ray.training.task import Step
+from raf_ray.transforms.interface import Transform
 
 DIM = 3
 
@@ -81,6 +82,7 @@ class Quadratics:
     optimizer: str = "sgd"
     momentum: float = 0.0
     reset: bool = True
+    transforms: tuple[Transform, ...] = ()
     model: type[nn.Module] = Vector
     memories: dict[str, Memory] = field(default_factory=dict)
     server: Server = field(init=False)
@@ -92,12 +94,17 @@ class Quadratics:
         )  # fmt: skip
         self.clients = [
             Client(f"c{i}", i, "t", self.model(), task, self.algorithm, LocalTraining(0, 10**6, 1, spec),
-                   torch.device("cpu"))
+                   torch.device("cpu"), self.transforms)
             for i, task in enumerate(self.tasks)
         ]  # fmt: skip
         layout = Layout.of(self.clients[0].model)
         self.server = Server(
-            self.algorithm, layout, len(self.clients), layout.read(self.model()), self.algorithm.init_server(layout)
+            self.algorithm,
+            layout,
+            len(self.clients),
+            layout.read(self.model()),
+            init_memory(self.algorithm, self.transforms, layout),
+            transforms=self.transforms,
         )
 
     @property

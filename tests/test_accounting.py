@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -159,3 +160,26 @@ def test_on_a_gpu_the_peak_is_of_a_clients_own_round(monkeypatch):
     own, prepared = client_of("objective.name=heatmap")
     assert trained(own, prepared)[1].peak_memory_mb > 0
     assert begun == [own.device]
+
+
+def test_a_round_of_nobody_has_no_loss_costs_nothing_and_keeps_what_was_counted():
+    own = account()
+    own.add_round(1, [A, B, C], [1.0, 2.0, 4.0], 4.0)
+    before = own.costs()
+    row = own.add_round(2, [], [], 0.5)
+    assert math.isnan(row["loss"]) and not any(name.startswith(("gt_", "kd_", "update_norm_")) for name in row)
+    assert {row[name] for name in ("wait_seconds", "people", "people_per_s", "mb_up", "mb_down")} == {0}
+    assert own.costs() == before and own.totals["seconds"] == 4.5
+
+
+def test_figures_of_transforms_are_columns_and_their_last_values_are_totals():
+    own = replace(account(), figures=("epsilon",))
+    for done, spent in ((1, 0.5), (2, 0.8)):
+        row = own.add_round(done, [A], [1.0], 1.0, figures={"epsilon": spent})
+        assert row["epsilon"] == spent and set(row) <= set(own.columns())
+    assert own.totals["epsilon"] == 0.8
+    again = replace(account(), figures=("epsilon",))
+    again.restore(own.state())
+    assert again.totals == own.totals
+    with pytest.raises(ValueError, match="its totals are no numbers"):
+        account().restore(own.state())

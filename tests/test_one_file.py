@@ -69,16 +69,16 @@ def build(name, num_joints, depth):
 """,
         ["model.name=small"],
     ),
-    "transforms/half.py": (
+    "transforms/halved.py": (
         """
 from raf_ray.transforms.interface import Transform
 
 
-class Half(Transform):
-    def client(self, vectors, memory, num_weights, rng):
+class Halved(Transform):
+    def client(self, vectors, memory, sent, layout, rng):
         return {name: vector * 0.5 for name, vector in vectors.items()}, memory
 """,
-        ["transforms.apply=[half]"],
+        ["transforms.apply=[halved]"],
     ),
     "aggregators/largest.py": (
         """
@@ -134,4 +134,4 @@ def test_new_files_are_new_values_of_their_keys(checkout, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Within 20 px" in done.stdout
     config = (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
-    assert all(value in config for value in ("halfway", "close_20px", "drawn", "small", "half", "largest", "silent"))
+    assert all(value in config for value in ("halfway", "close_20px", "drawn", "small", "halved", "largest", "silent"))

@@ -172,6 +172,8 @@ def test_a_report_is_made_of_scores_and_of_the_rounds_costs():
         "round": 2, "score_mean": 0.2, "score_worst": 0.1, "score_tiers": 0.4, "drift_spread": 0.2,
         "score/160x120": 0.1, "score/64x48": 0.3, "loss": 0.5, "forward_pixels": 20, "mb_sent": 6, "seconds": 6,
     })  # fmt: skip
+    nobody = {**rows[0], "round": 3, "loss": float("nan")}
+    assert report(config, [*rows, nobody], {"128x96": 0.6, "96x72": 0.3, "64x48": 0.3})["loss"] == 0.5
 
 
 def test_a_history_is_told_as_it_was_the_first_time(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from raf_ray.algorithms.interface import WEIGHTS, Cohort
 from raf_ray.config import load_config
 from raf_ray.errors import InputError
 from raf_ray.request.parts import transforms_of
+from raf_ray.state import Entry, Layout
 from raf_ray.transforms import built_in
 from raf_ray.transforms.clip import Clip
 from raf_ray.transforms.interface import Transform
@@ -27,11 +28,17 @@ BOTH = ("transforms.apply=[clip, noise]", "transforms.clip.norm=0.05", "transfor
 class Counting(Transform):
     """Keeps how often its client has trained, and sends it in place of the first weight."""
 
-    def client(self, vectors, memory, num_weights, rng):
+    def client(self, vectors, memory, sent, layout, rng):
         rounds = memory.get("rounds", np.zeros(1, np.float32)) + 1
         update = vectors[WEIGHTS].copy()
         update[0] = rounds[0]
         return {**vectors, WEIGHTS: update}, {"rounds": rounds}
+
+
+def flat(weights: int, statistics: int = 0) -> Layout:
+    """A layout of one entry of each kind."""
+    kinds = (("w", weights, "weights", 0), ("s", statistics, "statistics", weights))
+    return Layout(tuple(Entry(name, (size,), kind, start) for name, size, kind, start in kinds if size))
 
 
 def in_process(path, *words, **options):
@@ -51,7 +58,7 @@ def test_every_file_of_the_room_is_a_transform_by_its_name():
 def test_clipping_shortens_what_is_too_long_to_the_norm_and_leaves_its_direction(length):
     update = RNG.normal(size=100).astype(np.float32)
     update *= length / np.linalg.norm(update[:90])
-    (sent, kept) = Clip(norm=2.0).client({WEIGHTS: update, "other": update}, {}, 90, RNG)
+    (sent, kept) = Clip(norm=2.0).client({WEIGHTS: update, "other": update}, {}, {}, flat(90, 10), RNG)
     expected = update[:90].astype(np.float64) * min(1.0, 2.0 / length)
     np.testing.assert_allclose(sent[WEIGHTS][:90], expected, rtol=1e-5)
     np.testing.assert_array_equal(sent[WEIGHTS][90:], update[90:])  # statistics
@@ -60,7 +67,8 @@ def test_clipping_shortens_what_is_too_long_to_the_norm_and_leaves_its_direction
 
 def test_noise_has_its_standard_deviation_and_spares_statistics():
     mean = {WEIGHTS: np.full(200_000, 3.0)}
-    noisy = Noise(std=0.5).server(mean, Cohort(2, 3), 199_000, np.random.default_rng(1))[WEIGHTS]
+    rng = np.random.default_rng(1)
+    noisy = Noise(std=0.5).server(mean, {}, Cohort(2, 3, 3), flat(199_000, 1000), rng)[0][WEIGHTS]
     added = noisy[:199_000] - 3.0
     assert abs(added.mean()) < 5 * 0.5 / np.sqrt(199_000)
     assert added.std() == pytest.approx(0.5, rel=0.01)

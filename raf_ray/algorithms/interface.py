@@ -68,10 +68,12 @@ class Start:
 class Cohort:
     """Whose updates a server step combines."""
 
-    answered: int
-    """Clients whose updates are in the mean"""
+    answered: float
+    """Clients whose updates are in the mean; those expected, where a transform made it a mean over these"""
     clients: int
     """Clients of the federation"""
+    expected: float
+    """Clients that a round trains, in expectation"""
 
 
 class LocalRule:
@@ -115,6 +117,9 @@ class Algorithm(ABC):
 
     pools: ClassVar[bool] = False
     """Whether all clients' people are in one place and train as one client: a reference, no FL"""
+
+    sends: ClassVar[tuple[str, ...]] = (WEIGHTS,)
+    """Every vector that a client sends: WEIGHTS, and those of `LocalRule.finish`."""
 
     def common_tier(self, sizes: Mapping[str, Size]) -> str | None:
         """The tier, or HxW, that all people are seen at, given the clients' tiers; None: each at its owner's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -35,6 +35,8 @@ class Scaffold(FedAvg):
     equal weights, as in the paper, whatever `weighting` says of the first. The paper's guarantees are for plain SGD
     with equal weights: under AdamW the correction changes what its moments see, and none of them is proved.
     """
+
+    sends: ClassVar[tuple[str, ...]] = (WEIGHTS, CONTROL)
 
     option: Literal["I", "II"] = "II"
     """How a client's control is found: one pass at the global weights (I), or from the round's own steps (II)."""

@@ -154,8 +154,8 @@ class CohortConfig(Section):
 
     size: Positive | None = None
     """Clients a round; null: federation.participation of them."""
-    draw: Literal["uniform", "by_tier", "by_people"] = "uniform"
-    """Each client alike; every tier its share, the same in each round; or in proportion to the people they own."""
+    draw: Literal["uniform", "by_tier", "by_people", "poisson"] = "uniform"
+    """Each alike; each tier its share; in proportion to people; each by itself with probability `participation`."""
 
 
 class FederationConfig(Section):
@@ -168,7 +168,7 @@ class FederationConfig(Section):
     local_epochs: Positive = 1
     """Passes over a client's people in a round."""
     participation: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the clients that train in a round, at least one."""
+    """Share of the clients that train in a round, at least one; with cohort.draw=poisson each one's probability."""
     cohort: CohortConfig = CohortConfig()
     """Their number and how they are drawn."""
     engine: Annotated[Literal["ray", "in_process"], Use.FREE] = "ray"
@@ -190,6 +190,11 @@ class FederationConfig(Section):
         clients = sum(self.clients.values()) if isinstance(self.clients, dict) else len(self.clients)
         if self.cohort.size is not None and self.cohort.size > clients:
             raise ValueError(f"federation.cohort.size={self.cohort.size}, but there are {clients} clients; lower it")
+        if self.cohort.size is not None and self.cohort.draw == "poisson":
+            raise ValueError(
+                "federation.cohort.size: poisson draws each client with the probability federation.participation, "
+                "so that no round has a size; leave it out"
+            )
         if self.cohort.size is not None and self.participation < 1:
             raise ValueError("federation.cohort.size and federation.participation say the same; give one of them")
         return self

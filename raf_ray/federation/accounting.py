@@ -13,12 +13,13 @@ order in which clients answer does not show. Columns of rounds.csv, in order:
     people          trained on, epochs counted
     people_per_s    of the round
     forward_pixels  image pixels that went through the models, all levels
-    mb_down, mb_up  states sent to clients, updates sent back, and a method's own vectors with them
+    mb_down, mb_up  states sent to clients, updates sent back as transforms code them, and further vectors with them
     left_out        clients whose own work failed, with federation.on_client_failure=drop
-    virtual_s ...   with devices, see `raf_ray.devices.account`. A round that nobody answers has no loss
+    (more)          what transforms tell of the run so far
+    virtual_s ...   with devices, see `raf_ray.devices.account`
 
-A tier's `forward_macs` are its forward pixels times the MACs a pixel that its levels are expected to cost: exact where
-every batch trains all of them.
+A round that nobody answers has no loss. A tier's `forward_macs` are its forward pixels times the MACs a pixel that its
+levels are expected to cost: exact where every batch trains all of them.
 """
 
 from __future__ import annotations
@@ -48,12 +49,14 @@ class Account:
     """All sizes that some client trains on."""
     counts_left_out: bool = False
     """Whether rows have that column"""
+    figures: Sequence[str] = ()
+    """What transforms tell"""
     macs_a_pixel: Mapping[str, float] = field(default_factory=dict)
     """Tier -> forward MACs a forward pixel; {}: not known"""
     virtual: VirtualAccount | None = None
     """Of the virtual clock, with devices"""
     totals: dict[str, float] = field(default_factory=dict)
-    """Of `TOTALS`; empty before the first round."""
+    """Of `TOTALS`, and the last `figures`; empty before the first round."""
     _costs: dict[str, dict[str, float]] = field(default_factory=dict)
     """Tier -> sums of `COSTS`, of the tiers that have trained."""
     _bad: dict[str, int] = field(default_factory=dict)
@@ -77,7 +80,9 @@ class Account:
         names = {"totals", "costs", "bad", *(["virtual"] if self.virtual is not None else [])}
         if set(state) != names or not set(costs) <= set(self.tier_names):
             raise ValueError("its totals are not those of these clients")
-        if not (_are_numbers(totals, TOTALS) and all(_are_numbers(cost, COSTS) for cost in costs.values())):
+        if not (
+            _are_numbers(totals, (*TOTALS, *self.figures)) and all(_are_numbers(cost, COSTS) for cost in costs.values())
+        ):
             raise ValueError("its totals are no numbers")
         if not _are_numbers(bad, tuple(bad)) or not set(bad) <= set(self.tiers):
             raise ValueError("its counts of pictures are not those of these clients")
@@ -92,7 +97,7 @@ class Account:
         left_out = ["left_out"] if self.counts_left_out else []
         return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), *norms, "seconds",
                 "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up", *left_out,
-                *(COLUMNS if self.virtual is not None else ())]  # fmt: skip
+                *self.figures, *(COLUMNS if self.virtual is not None else ())]  # fmt: skip
 
     def add_round(
         self,
@@ -101,6 +106,7 @@ class Account:
         arrived: Sequence[float],
         seconds: float,
         left_out: int = 0,
+        figures: Mapping[str, float] | None = None,
         plan: RoundPlan | None = None,
     ) -> Json:
         """Count a round in; its row.
@@ -111,6 +117,7 @@ class Account:
             arrived: when each answered, in seconds of any clock.
             seconds: of the whole round.
             left_out: clients whose own work failed.
+            figures: what transforms tell of the run to this round.
             plan: of the round on the virtual clock, with devices.
         """
         people, last = sum(receipt.people for receipt in receipts), max(arrived, default=0.0)
@@ -141,6 +148,8 @@ class Account:
                 self._add_costs(tier, own)
         for name in TOTALS:
             self.totals[name] = self.totals.get(name, 0) + (seconds if name == "seconds" else row[name])
+        row |= figures or {}
+        self.totals |= figures or {}
         return row
 
     def costs(self) -> dict[str, dict[str, float]]:
@@ -173,8 +182,11 @@ class Account:
 
 
 def _mean(pairs: Iterable[tuple[float, int]]) -> float:
-    """Of (value, weight) pairs."""
-    values, weights = zip(*pairs, strict=True)
+    """Of (value, weight) pairs; NaN of none."""
+    found = list(pairs)
+    if not found:
+        return math.nan
+    values, weights = zip(*found, strict=True)
     return math.fsum(v * w for v, w in zip(values, weights, strict=True)) / max(sum(weights), 1)
 
 

@@ -11,19 +11,25 @@ import numpy as np
 from raf_ray.devices.clock import RoundPlan, draw_trips, plan_round
 from raf_ray.devices.profiles import Fleet
 
+Draw = Literal["uniform", "by_tier", "by_people", "poisson"]
+
 
 @dataclass(frozen=True)
 class CohortSpec:
     """How many clients of a federation train in a round, and how they are drawn."""
 
     share: float
-    """Of the clients, at least one"""
+    """Of the clients, at least one; with `poisson` the probability of each"""
     count: int | None = None
     """In place of the share"""
-    draw: Literal["uniform", "by_tier", "by_people"] = "uniform"
+    draw: Draw = "uniform"
 
     def size(self, clients: int) -> int:
         return min(clients, self.count if self.count is not None else max(1, round(self.share * clients)))
+
+    def expected(self, clients: int) -> float:
+        """Clients of a round, in expectation."""
+        return self.share * clients if self.draw == "poisson" else float(self.size(clients))
 
 
 def draw_cohort(
@@ -33,6 +39,7 @@ def draw_cohort(
 
     `uniform`: each client alike. `by_tier`: as many of each tier in every round, in proportion to its clients (largest
     remainders), each of a tier alike. `by_people`: one after the other in proportion to the people they own.
+    `poisson`: each client by itself with the probability `share`, so that a round may have any number, none too.
     Drawn from (seed, round) alone, so neither a resume nor who arrives first changes it.
 
     Args:
@@ -40,6 +47,9 @@ def draw_cohort(
         people: that they own.
     """
     clients = len(tiers)
+    if spec.draw == "poisson":
+        drawn = np.random.default_rng([seed, 1 + round_index, 2**31]).random(clients) < spec.share
+        return [int(i) for i in np.flatnonzero(drawn)]
     count = spec.size(clients)
     if count >= clients:
         return list(range(clients))
@@ -47,8 +57,8 @@ def draw_cohort(
     if spec.draw == "by_tier":
         names, of = np.unique(np.asarray(tiers), return_inverse=True)
         counts = shared_out(count, np.bincount(of))
-        drawn = [rng.choice(np.flatnonzero(of == i), counts[i], replace=False) for i in range(len(names))]
-        return sorted(np.concatenate(drawn).tolist())
+        parts = [rng.choice(np.flatnonzero(of == i), counts[i], replace=False) for i in range(len(names))]
+        return sorted(np.concatenate(parts).tolist())
     weights = None
     if spec.draw == "by_people":
         weights = np.asarray(people, np.float64) / np.sum(people)

@@ -29,7 +29,7 @@ from raf_ray.federation.events import (
     Scored,
 )
 from raf_ray.federation.host import ClientFailure
-from raf_ray.federation.server import Server
+from raf_ray.federation.server import Server, init_memory
 from raf_ray.federation.spec import FederationSpec
 from raf_ray.files import Json, without_nan, write_atomically
 from raf_ray.metrics.drift import drift_spread
@@ -161,12 +161,10 @@ class Federation:
             yield from self._told(answer.receipts, done)
         if cohort and not receipts:
             raise RunError(f"no client could be trained in round {done}; see run.log")
-        if receipts:
-            server.step(total)
-        else:
-            server.lose_round()
+        server.step(total)
         down = backend.publish(server.down())
-        row = self._account.add_round(done, receipts, arrived, time.perf_counter() - begin, left_out, plan)
+        figures = self.spec.figures(done, server.memory)
+        row = self._account.add_round(done, receipts, arrived, time.perf_counter() - begin, left_out, figures, plan)
         self.folder.append_rows("rounds.csv", self._account.columns(), [row])
         yield RoundFinished(done, asked.rounds, row)
         return down
@@ -232,13 +230,15 @@ class Federation:
     def _server(self, backend: Backend) -> Server:
         """The server at the start, or as the checkpoint left it, with the clients given back what they kept."""
         spec, saved = self.spec, self.checkpoint
-        start = (spec.initial, spec.algorithm.init_server(spec.layout), 0)
+        start = (spec.initial, init_memory(spec.algorithm, spec.transforms, spec.layout), 0)
         if saved is not None:
             start = (saved.buffer, saved.server, saved.round)
             for name, memory in self._memories.read(saved.clients):
                 backend.restore(name, memory, saved.clients[name])
-        asked = (spec.transforms, spec.rounds.seed, spec.aggregator)
-        return Server(spec.algorithm, spec.layout, len(spec.clients), *start, *asked)
+        return Server(
+            spec.algorithm, spec.layout, len(spec.clients), *start, transforms=spec.transforms,
+            seed=spec.rounds.seed, expected=spec.setting.expected, aggregator=spec.aggregator,
+        )  # fmt: skip
 
     def _save(self, backend: Backend, server: Server) -> None:
         """A checkpoint: what clients kept since the last one first, one by one, then the file that names them."""

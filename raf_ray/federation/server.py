@@ -16,7 +16,7 @@ from raf_ray.federation.aggregation import ExactSum, Weigher
 from raf_ray.federation.collected import Collected, nothing_yet
 from raf_ray.state import Layout
 from raf_ray.training.exchange import Down, Up
-from raf_ray.transforms.interface import Transform
+from raf_ray.transforms.interface import PREFIX, Transform, own, placed
 
 TRANSFORMS = 2**31 + 2
 """Stream of the seed that transforms draw from on the server; cohorts have 2**31."""
@@ -26,7 +26,7 @@ THREADS = min(8, os.cpu_count() or 1)
 
 @dataclass
 class Server:
-    """The global state and the method's memory beside it; `step` replaces both, never changes them in place."""
+    """The global state and what method and transforms keep; `step` replaces both, never changes them in place."""
 
     algorithm: Algorithm
     layout: Layout
@@ -40,14 +40,15 @@ class Server:
     transforms: Sequence[Transform] = ()
     seed: int = 0
     """Of what transforms draw"""
+    expected: float | None = None
+    """Clients that a round trains, in expectation; None: all"""
     aggregator: Aggregator = field(default_factory=Mean)
 
     def down(self) -> Down:
-        return Down(self.version, self.state, self.algorithm.send(self.memory))
-
-    def lose_round(self) -> None:
-        """Nobody answered: the state and the method's memory stay."""
-        self.version += 1
+        vectors = dict(self.algorithm.send(self.memory))
+        for place, transform in enumerate(self.transforms):
+            vectors |= placed(transform.send(own(self.memory, place)), place)
+        return Down(self.version, self.state, vectors)
 
     def round(self, people: Mapping[str, int]) -> RoundSum:
         """The sum of a round to come, of a cohort whose clients, in order, own so many `people`."""
@@ -57,25 +58,32 @@ class Server:
     def step(self, done: RoundSum) -> None:
         """The method's server step on the weights; statistics take the mean, counters the clients' maximum.
 
+        A round in which nobody answered changes nothing, but where a transform makes a step of it.
         Raises RunError where too few clients answered for the aggregator.
         """
-        count, cohort = self.layout.count("weights"), Cohort(done.total.clients, self.clients)
-        mean: Vectors = self._mean(done, count)
-        for place, transform in enumerate(self.transforms):
-            rng = np.random.default_rng([self.seed, 1 + self.version, TRANSFORMS, place])
-            mean = transform.server(mean, cohort, count, rng)
-        before, after = self.layout.floats(self.state), np.zeros_like(self.state)
+        count, answered = self.layout.count("weights"), done.total.clients
+        over_expected = any(transform.over_expected for transform in self.transforms)
+        if not (answered or over_expected):
+            self.version += 1
+            return
+        expected = float(self.clients) if self.expected is None else self.expected
+        before, after = self.layout.floats(self.state), self.state.copy()
+        mean, own_memories = self._transform(
+            self._mean(done, count) if answered else {WEIGHTS: np.zeros(before.size)},
+            Cohort(answered, self.clients, expected),
+        )
+        self.layout.part(self.algorithm.is_private).put(mean[WEIGHTS], 0.0)  # whatever noise or attacks put there
         floats = self.layout.floats(after)
         floats[count:] = before[count:] + mean[WEIGHTS][count:]
-        floats[:count], self.memory = self.algorithm.server_step(
+        floats[:count], memory = self.algorithm.server_step(
             before[:count],
             {**mean, WEIGHTS: mean[WEIGHTS][:count]},
-            self.memory,
-            cohort,
+            {name: kept for name, kept in self.memory.items() if not name.startswith(PREFIX)},
+            Cohort(expected if over_expected else answered, self.clients, expected),
         )
         if done.total.counters is not None:
             self.layout.counters(after)[:] = done.total.counters
-        self.state, self.version = after, self.version + 1
+        self.state, self.memory, self.version = after, {**memory, **own_memories}, self.version + 1
 
     def _mean(self, done: RoundSum, num_weights: int) -> Vectors:
         """What the aggregator makes of a round."""
@@ -86,6 +94,23 @@ class Server:
             return done.total.mean()
         assert isinstance(self.aggregator, OneByOne)
         return done.total.combined(self.aggregator, done.weigher, done.people, num_weights)
+
+    def _transform(self, mean: Vectors, cohort: Cohort) -> tuple[Vectors, Memory]:
+        """What the method steps on in place of the mean, and what the transforms keep."""
+        kept: Memory = {}
+        for place, transform in enumerate(self.transforms):
+            rng = np.random.default_rng([self.seed, 1 + self.version, TRANSFORMS, place])
+            mean, now = transform.server(mean, own(self.memory, place), cohort, self.layout, rng)
+            kept |= placed(now, place)
+        return mean, kept
+
+
+def init_memory(algorithm: Algorithm, transforms: Sequence[Transform], layout: Layout) -> Memory:
+    """What method and transforms keep on the server before the first round."""
+    memory = algorithm.init_server(layout)
+    for place, transform in enumerate(transforms):
+        memory |= placed(transform.init_server(layout), place)
+    return memory
 
 
 @dataclass

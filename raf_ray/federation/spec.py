@@ -11,7 +11,7 @@ import numpy as np
 
 from raf_ray.aggregators.interface import Aggregator
 from raf_ray.aggregators.mean import Mean
-from raf_ray.algorithms.interface import Algorithm
+from raf_ray.algorithms.interface import Algorithm, Memory
 from raf_ray.devices.account import VirtualAccount, hours_to
 from raf_ray.devices.clock import RoundPlan
 from raf_ray.devices.profiles import Fleet
@@ -26,7 +26,7 @@ from raf_ray.runs.checkpoint import Checkpoint
 from raf_ray.runs.folder import RunFolder
 from raf_ray.state import Layout, Part
 from raf_ray.training.exchange import OpenClient
-from raf_ray.transforms.interface import Transform
+from raf_ray.transforms.interface import Setting, Transform, own
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,27 @@ class FederationSpec:
         """What clients keep of the model to themselves"""
         return self.layout.part(self.algorithm.is_private)
 
+    @cached_property
+    def setting(self) -> Setting:
+        """What transforms work in."""
+        return setting_of(
+            self.algorithm, self.transforms, self.layout, self.rounds.cohort, len(self.clients), self.aggregator
+        )
+
+    def figures(self, done: int, server: Memory) -> dict[str, float]:
+        """What transforms tell of the run after round `done`, given what the server keeps then."""
+        found: dict[str, float] = {}
+        for place, transform in enumerate(self.transforms):
+            found |= transform.figures(done, own(server, place), self.setting)
+        return found
+
     def account(self) -> Account:
         """An account of no round yet."""
         sizes = [str(size) for size in self.rounds.level_sizes]
         clients = self.clients
+        figures = [name for transform in self.transforms for name in transform.figure_names]
         return Account(
-            self.tiers, clients.tier_names, sizes, counts_left_out=self.rounds.drops_failed,
+            self.tiers, clients.tier_names, sizes, counts_left_out=self.rounds.drops_failed, figures=figures,
             macs_a_pixel=_macs_a_pixel(clients),
             virtual=None if self.fleet is None else VirtualAccount(clients.tier, clients.tier_names),
         )  # fmt: skip
@@ -191,3 +206,17 @@ def _macs_a_pixel(clients: Clients) -> dict[str, float]:
     count = len(clients.tier_names)
     macs, pixels = (np.bincount(clients.tier, values, count) for values in (clients.macs, clients.cost))
     return dict(zip(clients.tier_names, (macs / pixels).tolist(), strict=True))
+
+
+def setting_of(
+    algorithm: Algorithm,
+    transforms: tuple[Transform, ...],
+    layout: Layout,
+    cohort: CohortSpec,
+    clients: int,
+    aggregator: Aggregator,
+    devices: bool = False,
+) -> Setting:
+    """What transforms work in, for their own checks and accounts."""
+    is_mean = isinstance(aggregator, Mean)
+    return Setting(algorithm, transforms, layout, clients, cohort.expected(clients), cohort.draw, is_mean, devices)

@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from raf_ray.federation.accounting import TOTALS
 from raf_ray.metrics import title_of
 
 
@@ -43,6 +44,8 @@ def results_table(runs: Mapping[str, Mapping[str, Any]], baseline: str | None = 
     table.add_row("to ref.", *(_points(results["drift_to_reference"]) for results in every))
     table.add_section()
     table.add_row("rounds", *(str(results["rounds"]) for results in every))
+    for name in dict.fromkeys(name for results in every for name in results["totals"] if name not in TOTALS):
+        table.add_row(name, *(_figure(results["totals"].get(name)) for results in every))
     base = runs.get(baseline) if baseline and len(runs) > 1 else None
     if base is None:
         table.add_row("Gpixels", *(f"{results['totals']['forward_pixels'] / 1e9:.2f}" for results in every))
@@ -77,6 +80,10 @@ def upsampled_lines(results: Mapping[str, Any]) -> Sequence[str]:
 
 def _hours(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _points(value: float | None) -> str:

@@ -24,7 +24,7 @@ from raf_ray.errors import InputError
 from raf_ray.evaluation.own import OwnSizes, sizes_of_clients
 from raf_ray.evaluation.scorer import CutShard, check_metric
 from raf_ray.federation.cohort import CohortSpec, plan_cohort
-from raf_ray.federation.spec import Clients, FederationSpec, HostsSpec, RoundsSpec
+from raf_ray.federation.spec import Clients, FederationSpec, HostsSpec, RoundsSpec, setting_of
 from raf_ray.files import Json
 from raf_ray.models import head_of, size_divisor
 from raf_ray.models.norms import check_norms
@@ -130,6 +130,7 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     if told := algorithm.says(setting):
         notes = (*notes, told)
     check_aggregation(config, cohort_spec(config).size(len(trainers(config, plans))), len(skeleton))
+    check_transforms(config, layout, len(trainers(config, plans)))
     initial = layout.read(model)
     check_finite(config, layout, initial)
     check_norms(model, config.model.name, _smallest(plans, data.counts), config.optimizer.batch_size)
@@ -152,6 +153,19 @@ def _smallest(plans: Plans, people: np.ndarray) -> list[tuple[str, int, Size]]:
     """(name, people, smallest level) of a client of each tier and number of people."""
     of, first = np.unique(np.stack([plans.tier, people]), axis=1, return_index=True)
     return [(plans[i].name, int(n), plans.tiers[t].levels[-1]) for (t, n), i in zip(of.T, first, strict=True)]
+
+
+def check_transforms(config: Config, layout: Layout, clients: int) -> None:
+    """Raise InputError where a transform cannot work in this federation."""
+    transforms = transforms_of(config)
+    setting = setting_of(
+        algorithm_of(config), transforms, layout, cohort_spec(config), clients, aggregator_of(config),
+        devices=config.devices is not None,
+    )  # fmt: skip
+    for name, transform in zip(config.transforms.apply, transforms, strict=True):
+        unfit = transform.requires(setting)
+        if unfit:
+            raise InputError(f"transforms.apply: {name}: {unfit}")
 
 
 def check_profile(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet | None) -> None:

@@ -52,6 +52,11 @@ def fleet_of(
     asked = config.devices
     if asked is None:
         return None, ()
+    if config.federation.cohort.draw == "poisson":
+        raise InputError(
+            "devices: a Poisson draw (federation.cohort.draw=poisson) has each client by itself, and devices ask more "
+            "clients than are wanted and take the first; leave one of them out"
+        )
     if algorithm_of(config).pools:
         raise InputError(
             f"devices: {config.algorithm.name} trains in one place, on no client's device; set devices=null"

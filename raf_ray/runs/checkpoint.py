@@ -24,7 +24,7 @@ class Checkpoint:
     buffer: np.ndarray
     """(num_bytes,) uint8 global state"""
     server: Memory
-    """What the method keeps on the server"""
+    """What the method and transforms keep on the server"""
     clients: dict[str, int]
     """Client name -> round after which it kept what it keeps; see `raf_ray.runs.memories`"""
     account: Json

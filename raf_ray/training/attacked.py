@@ -9,6 +9,7 @@ import numpy as np
 from raf_ray.algorithms.interface import Memory, Vectors
 from raf_ray.attacks.interface import Attack
 from raf_ray.data.shard import Shard
+from raf_ray.state import Layout
 from raf_ray.transforms.interface import Transform
 
 LABELS = 2**31 + 4
@@ -22,9 +23,9 @@ class Attacked(Transform):
     attack: Attack
 
     def client(
-        self, vectors: Vectors, memory: Memory, num_weights: int, rng: np.random.Generator
+        self, vectors: Vectors, memory: Memory, sent: Vectors, layout: Layout, rng: np.random.Generator
     ) -> tuple[Vectors, Memory]:
-        return self.attack.update(vectors, num_weights, rng), memory
+        return self.attack.update(vectors, layout.count("weights"), rng), memory
 
 
 def mislabelled(shard: Shard, attack: Attack, seed: int, number: int) -> Shard:

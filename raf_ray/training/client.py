@@ -25,12 +25,11 @@ from raf_ray.training.moments import read_moments, write_moments
 from raf_ray.training.optimizer import LocalOptimizer, OptimizerSpec, build_optimizer, learning_rate, set_learning_rate
 from raf_ray.training.task import Batch, Step, Task
 from raf_ray.training.tracing import Tracer
-from raf_ray.transforms.interface import Transform
+from raf_ray.training.traffic import wire_bytes
+from raf_ray.transforms.interface import Transform, own, placed
 
 MOMENTS = "optimizer."
 """Prefix of the optimiser's moments in a client's memory."""
-TRANSFORM = "transform."
-"""Prefix of what transforms keep in it, before their place."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,6 @@ class Client(Generic[Batch]):
     def cached_mb(self) -> float:
         return self.task.cached_mb
 
-    @property
-    def _private_mb(self) -> float:
-        """Of the state, what need not be sent."""
-        return self._private.size * 4 / 1e6
-
     def train(self, down: Down, round_index: int, memory: Memory | None) -> tuple[Up, Receipt, Memory]:
         """Local epochs from a state; the update, what to tell of it, and what the client keeps.
 
@@ -112,7 +106,7 @@ class Client(Generic[Batch]):
         if not setting.optimizer.reset_each_round:
             moments = read_moments(optimizer, self.layout.parameters(self.model))
             now |= {f"{MOMENTS}{name}": values for name, values in moments.items()}
-        sent, now = self._transform(up, round_index, now, memory)
+        sent, now = self._transform(up, down, round_index, now, memory)
         receipt = Receipt(
             client=self.name,
             people=len(self.task) * setting.local_epochs,
@@ -123,8 +117,8 @@ class Client(Generic[Batch]):
             term_people=tally.term_people(),
             peak_memory_mb=_peak_memory_mb(self.device),
             bad_pictures=self.task.bad_pictures,
-            mb_received=down.num_bytes / 1e6 - self._private_mb,
-            mb_sent=sent.num_bytes / 1e6 - self._private_mb,
+            mb_received=(down.num_bytes - self._private.num_bytes) / 1e6,
+            mb_sent=wire_bytes(sent, self.transforms, self.layout, self._private) / 1e6,
             keeps=bool(now),
             norm=_norm(up.vectors[WEIGHTS][: self.layout.count("weights")]),
             device=self.device.type,
@@ -163,22 +157,20 @@ class Client(Generic[Batch]):
         """The update; private entries stay here, and say nothing of themselves to the server."""
         local = self.layout.read(self.model)
         update = self.layout.floats(local)
-        own = {PRIVATE: self._private.take(update)} if self._private.entries else {}
+        private = {PRIVATE: self._private.take(update)} if self._private.entries else {}
         update -= before
         vectors, kept = rule.finish(update[: self.layout.count("weights")], steps)
         self._private.put(update, 0.0)
         up = Up(self.name, down.version, {WEIGHTS: update, **vectors}, self.layout.counters(local).copy())
-        return up, {**kept, **own}
+        return up, {**kept, **private}
 
-    def _transform(self, up: Up, round_index: int, memory: Memory, kept: Memory) -> tuple[Up, Memory]:
+    def _transform(self, up: Up, down: Down, round_index: int, memory: Memory, kept: Memory) -> tuple[Up, Memory]:
         """The update as it is sent. `kept` is the last round's memory, to `memory` goes what transforms keep now."""
         vectors, memory = up.vectors, dict(memory)
         for place, transform in enumerate(self.transforms):
-            prefix = f"{TRANSFORM}{place}."
-            own = {name.removeprefix(prefix): values for name, values in kept.items() if name.startswith(prefix)}
             rng = np.random.default_rng([self.training.seed, 1 + round_index, self.number, 2, place])
-            vectors, own = transform.client(vectors, own, self.layout.count("weights"), rng)
-            memory |= {f"{prefix}{name}": values for name, values in own.items()}
+            vectors, now = transform.client(vectors, own(kept, place), own(down.vectors, place), self.layout, rng)
+            memory |= placed(now, place)
         return replace(up, vectors=vectors), memory
 
     def _rule(self, down: Down, round_index: int, memory: Memory) -> LocalRule:

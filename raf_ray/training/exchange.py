@@ -46,7 +46,7 @@ class Down:
     state: np.ndarray
     """(num_bytes,) uint8 global buffer, read only"""
     vectors: Vectors
-    """What the method sends beside it"""
+    """What the method and transforms send beside it"""
 
     @property
     def num_bytes(self) -> int:

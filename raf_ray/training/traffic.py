@@ -10,9 +10,9 @@ from torch import nn
 
 from raf_ray.algorithms.interface import WEIGHTS, Algorithm, Start, Vectors
 from raf_ray.models import head_of
-from raf_ray.state import Layout
+from raf_ray.state import Layout, Part
 from raf_ray.training.exchange import Down, Up
-from raf_ray.transforms.interface import Transform
+from raf_ray.transforms.interface import Coding, Transform, placed
 
 
 def traffic(algorithm: Algorithm, transforms: Sequence[Transform], model: nn.Module, layout: Layout) -> tuple[int, int]:
@@ -22,16 +22,30 @@ def traffic(algorithm: Algorithm, transforms: Sequence[Transform], model: nn.Mod
     """
     rng, count = np.random.default_rng(0), layout.count("weights")
     state = layout.read(model)
-    down = Down(0, state, algorithm.send(algorithm.init_server(layout)))
+    sent = [transform.send(transform.init_server(layout)) for transform in transforms]
+    vectors = dict(algorithm.send(algorithm.init_server(layout)))
+    for place, own in enumerate(sent):
+        vectors |= placed(own, place)
+    down = Down(0, state, vectors)
     start = Start(
         model, layout, down.vectors, algorithm.init_client(layout), head_of(model),
         lambda: np.zeros(count, np.float32),
     )  # fmt: skip
     update = rng.standard_normal(layout.num_floats).astype(np.float32)
     with closing(algorithm.local(start)) as rule:
-        own, _ = rule.finish(update[:count], 1)
-    stays = layout.part(algorithm.is_private).size * 4
-    vectors: Vectors = {WEIGHTS: update, **own}
+        further, _ = rule.finish(update[:count], 1)
+    private = layout.part(algorithm.is_private)
+    private.put(update, 0.0)
+    up: Vectors = {WEIGHTS: update, **further}
+    for transform, own in zip(transforms, sent, strict=True):
+        up, _ = transform.client(up, {}, own, layout, rng)
+    sent_up = Up("", 0, up, layout.counters(state))
+    return down.num_bytes - private.num_bytes, wire_bytes(sent_up, transforms, layout, private)
+
+
+def wire_bytes(up: Up, transforms: Sequence[Transform], layout: Layout, private: Part) -> int:
+    """What an update takes on the wire: its weights coded as the transforms say, without what stays with the client."""
+    plain = coding = Coding(sum(e.size for e in layout.weights) - sum(e.size for e in private.entries if e.is_weight))
     for transform in transforms:
-        vectors, _ = transform.client(vectors, {}, count, rng)
-    return down.num_bytes - stays, Up("", 0, vectors, layout.counters(state)).num_bytes - stays
+        coding = transform.coding(coding, layout)
+    return up.num_bytes - private.num_bytes - plain.num_bytes + coding.num_bytes

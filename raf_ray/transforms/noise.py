@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from raf_ray.algorithms.interface import PARAMETERS, WEIGHTS, Cohort, Vectors
+from raf_ray.algorithms.interface import PARAMETERS, WEIGHTS, Cohort, Memory, Vectors
 from raf_ray.transforms.interface import Transform
+
+if TYPE_CHECKING:
+    from raf_ray.state import Layout
 
 
 @dataclass(frozen=True, config=PARAMETERS)
@@ -19,7 +22,9 @@ class Noise(Transform):
     std: Annotated[float, Field(gt=0)] = 0.001
     """Standard deviation for each weight."""
 
-    def server(self, mean: Vectors, cohort: Cohort, num_weights: int, rng: np.random.Generator) -> Vectors:
-        noisy = mean[WEIGHTS].copy()
-        noisy[:num_weights] += rng.normal(0.0, self.std, num_weights)
-        return {**mean, WEIGHTS: noisy}
+    def server(
+        self, mean: Vectors, memory: Memory, cohort: Cohort, layout: Layout, rng: np.random.Generator
+    ) -> tuple[Vectors, Memory]:
+        noisy, count = mean[WEIGHTS].copy(), layout.count("weights")
+        noisy[:count] += rng.normal(0.0, self.std, count)
+        return {**mean, WEIGHTS: noisy}, memory
