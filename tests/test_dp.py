@@ -44,7 +44,7 @@ POISSON = (*DP_WORDS, "federation.cohort.draw=poisson", "federation.participatio
 
 
 def setting(draw="poisson", clients=100, expected=10.0) -> Setting:
-    return Setting(FedAvg("equal"), (DP(),), LAYOUT, clients, expected, draw)
+    return Setting(FedAvg("equal"), (DP(),), LAYOUT, clients, expected, draw, is_mean=True, devices=False)
 
 
 def update_of(length: float, seed: int = 0) -> np.ndarray:

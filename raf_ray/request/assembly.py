@@ -14,7 +14,6 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from raf_ray.algorithms.interface import Setting
 from raf_ray.config.tree import Config
 from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
@@ -26,12 +25,12 @@ from raf_ray.evaluation.scorer import CutShard, check_metric
 from raf_ray.federation.cohort import CohortSpec, plan_cohort
 from raf_ray.federation.spec import Clients, FederationSpec, HostsSpec, RoundsSpec, setting_of
 from raf_ray.files import Json
-from raf_ray.models import head_of, size_divisor
+from raf_ray.models import size_divisor
 from raf_ray.models.norms import check_norms
 from raf_ray.models.saving import save_model
 from raf_ray.request.attackers import attack_notes, bad_clients, check_aggregation
 from raf_ray.request.fleet import fleet_of, macs_of
-from raf_ray.request.method import algorithm_of
+from raf_ray.request.method import algorithm_of, check_method
 from raf_ray.request.needs import check_shares, wants_gpu
 from raf_ray.request.parts import (
     aggregator_of,
@@ -121,14 +120,7 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     except ValueError as error:
         raise InputError(f"model.name={config.model.name}: {error}") from error
     loss_spec(config.objective).build()
-    algorithm = algorithm_of(config)
-    setting = Setting(
-        config.optimizer.name, layout, has_features=head_of(model) is not None, compiled=config.resources.compile
-    )
-    if unfit := algorithm.requires(setting):
-        raise InputError(f"algorithm.name={config.algorithm.name}: {unfit}")
-    if told := algorithm.says(setting):
-        notes = (*notes, told)
+    notes = (*notes, *check_method(config, model, layout))
     check_aggregation(config, cohort_spec(config).size(len(trainers(config, plans))), len(skeleton))
     check_transforms(config, layout, len(trainers(config, plans)))
     initial = layout.read(model)

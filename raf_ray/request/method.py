@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import inspect
 
+from torch import nn
+
 from raf_ray import algorithms
-from raf_ray.algorithms.interface import Algorithm
+from raf_ray.algorithms.interface import Algorithm, Setting
 from raf_ray.config.tree import Config
 from raf_ray.errors import InputError, one_line
+from raf_ray.models import head_of
 from raf_ray.plugins import is_import_path, load_object
+from raf_ray.state import Layout
 
 
 def algorithm_of(config: Config) -> Algorithm:
@@ -34,3 +38,14 @@ def algorithm_of(config: Config) -> Algorithm:
             "not a raf_ray.algorithms.interface.Algorithm"
         )
     return algorithm
+
+
+def check_method(config: Config, model: nn.Module, layout: Layout) -> list[str]:
+    """What a user should know of the method in this setting. Raises InputError where it cannot work in it."""
+    algorithm = algorithm_of(config)
+    has_features = head_of(model) is not None
+    setting = Setting(config.optimizer.name, layout, has_features, compiled=config.resources.compile)
+    if unfit := algorithm.requires(setting):
+        raise InputError(f"algorithm.name={config.algorithm.name}: {unfit}")
+    told = algorithm.says(setting)
+    return [told] if told else []
