@@ -10,7 +10,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from raf_ray.resolution import Size
 
 
+_COUNTED: dict[tuple[str, Size], float] = {}
+"""(a model written out, size) -> its count: many requests of one process have one model, and a count takes 0.2 s"""
+
+
 def forward_macs(model: nn.Module, size: Size) -> float:
+    """As `count_macs`; counted once for each kind of model in a process."""
+    key = (f"{type(model).__module__} {model}", size)
+    if key not in _COUNTED:
+        _COUNTED[key] = count_macs(model, size)
+    return _COUNTED[key]
+
+
+def count_macs(model: nn.Module, size: Size) -> float:
     """Multiply-accumulates of one image of `size`: of convolutions and matrix products, and of nothing else.
 
     The model runs once, in evaluation mode, and is left as it was but for what its own forward changes. Attention runs
