@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raf_ray.resolution import Size
 
-
 _COUNTED: dict[tuple[str, Size], float] = {}
 """(a model written out, size) -> its count: many requests of one process have one model, and a count takes 0.2 s"""
 
