@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from raf_ray.config.methods import AlgorithmConfig, TransformsConfig
 from raf_ray.config.resources import ResourcesConfig
 from raf_ray.config.section import ImportPath, People, Positive, SecretUri, Section, Share, Use, fault_of_name
+from raf_ray.config.task import TaskConfig
 from raf_ray.metrics import built_in as built_in_metrics
 from raf_ray.plugins import names_in
 
@@ -137,9 +138,9 @@ class ObjectiveConfig(Section):
     kd_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the distillation loss with `weighting: additive`."""
     loss: Literal["mse", "kl"] = "mse"
-    """Distillation loss."""
+    """Distillation loss of heatmaps; other tasks have their own."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Temperature of `loss: kl`."""
+    """Temperature of `loss: kl`, and of class probabilities."""
     resize: Literal["nearest", "bilinear", "matched"] = "nearest"
     """How student and teacher come to one size; `matched` is ours."""
     level_weights: Literal["equal", "area"] | list[Annotated[float, Field(ge=0)]] = "equal"
@@ -233,7 +234,7 @@ class EvaluationConfig(Section):
     round_sizes: Literal["tiers", "all"] = "tiers"
     """Sizes of those scorings: the trained tiers, or all of `resolutions` too."""
     metric: MetricName = "pck_torso_0.2"
-    """PCKh by head box, by neck to head top; PCK by torso; COCO's OKS AP."""
+    """PCKh by head box, by neck to head top; PCK by torso; COCO's OKS AP. Of poses: other tasks have their own."""
     val_metric: MetricName | None = None
     """Metric of the rounds' scores on `val`, where its people lack what `metric` needs; null: the same."""
     decode: Literal["argmax", "dark"] = "argmax"
@@ -285,6 +286,7 @@ class Config(Section):
 
     resolution: ResolutionConfig = ResolutionConfig()
     data: Annotated[DataConfig, Use.PEOPLE] = DataConfig()
+    task: Annotated[TaskConfig, Use.PEOPLE] = TaskConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()

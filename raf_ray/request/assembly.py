@@ -21,7 +21,7 @@ from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError
 from raf_ray.evaluation.own import OwnSizes, sizes_of_clients
-from raf_ray.evaluation.scorer import CutShard, check_metric
+from raf_ray.evaluation.scorer import CutShard
 from raf_ray.federation.cohort import CohortSpec, draw_cohort
 from raf_ray.federation.spec import Clients, FederationSpec, HostsSpec, RoundsSpec
 from raf_ray.files import Json
@@ -34,7 +34,7 @@ from raf_ray.request.parts import (
     client_spec,
     initial_model,
     loss_spec,
-    metrics_of,
+    model_spec,
     scorer_spec,
     shorten,
     transforms_of,
@@ -49,9 +49,11 @@ from raf_ray.request.plans import (
     trainers,
     upsampled_sizes,
 )
+from raf_ray.request.task import check_task, metrics_of, task_of
 from raf_ray.resolution import Size, check_divides
 from raf_ray.state import Layout
-from raf_ray.training.clients import Owned, Plans, client_name
+from raf_ray.tasks import Task
+from raf_ray.training.clients import Owned, OwnedShards, Plans, client_name
 from raf_ray.training.pool import OpenPool
 from raf_ray.training.spec import OpenClients
 
@@ -81,6 +83,11 @@ class Prepared:
         return trainers(self.config, self.plans)
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the model's outputs are of"""
+        return task_of(self.config).outputs(self.skeleton)
+
+    @property
     def skeleton(self) -> Skeleton:
         return self.held_out["val"].skeleton
 
@@ -91,11 +98,12 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     `check_pictures`: note pictures whose size is not the annotations'; their headers are read.
     """
     plans = plan_clients(config)
+    task = task_of(config)
+    check_task(config, task)
     data, held_out = load(config, plans, splits_of(config))
-    skeleton = held_out["val"].skeleton
-    for split, people in held_out.items():
-        check_metric(metrics_of(config)[split], people, split)
-    model, notes = initial_model(config.model, len(skeleton), config.seed)
+    check_labels(config, task, data, held_out)
+    outputs = len(task.outputs(held_out["val"].skeleton))
+    model, notes = initial_model(model_spec(config, outputs), config.model, config.seed)
     divisor = size_divisor(model)
     for tier in plans.tiers:
         for size in tier.levels:
@@ -113,7 +121,7 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
         layout = Layout.of(model)
     except ValueError as error:
         raise InputError(f"model.name={config.model.name}: {error}") from error
-    loss_spec(config.objective).build()
+    loss_spec(config.objective).build(task)
     algorithm = algorithm_of(config)
     setting = Setting(
         config.optimizer.name, layout, has_features=head_of(model) is not None, compiled=config.resources.compile
@@ -135,6 +143,18 @@ def _smallest(plans: Plans, people: np.ndarray) -> list[tuple[str, int, Size]]:
     """(name, people, smallest level) of a client of each tier and number of people."""
     of, first = np.unique(np.stack([plans.tier, people]), axis=1, return_index=True)
     return [(plans[i].name, int(n), plans.tiers[t].levels[-1]) for (t, n), i in zip(of.T, first, strict=True)]
+
+
+def check_labels(config: Config, task: Task, data: Owned, held_out: dict[str, People]) -> None:
+    """Raise InputError where the people lack what the task learns, or is scored by."""
+    for split, people in held_out.items():
+        task.check(people, split, metrics_of(config)[split])
+        mapped = task.maps(people)
+        if mapped is not None and isinstance(data, OwnedShards):
+            raise InputError(
+                f"task.name={config.task.name} learns from label maps, which shards that were cut before do not hold; "
+                "take the data set itself, and no search"
+            )
 
 
 def check_profile(config: Config, plans: Plans, people: np.ndarray) -> None:
@@ -211,7 +231,7 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
         rounds=rounds_spec(prepared),
         hosts=HostsSpec(config.data.cache_mb, config.resources.retries, config.resources.wait_for_room_s),
         facts=facts_of(prepared, name),
-        save_model=partial(save_model, prepared.layout, config.model.name, prepared.skeleton.joints),
+        save_model=partial(save_model, prepared.layout, config.model.name, prepared.outputs),
     )
 
 
@@ -242,7 +262,8 @@ def facts_of(prepared: Prepared, name: str) -> Json:
     return {
         "name": name,
         "seed": config.seed,
-        "metric": config.evaluation.metric,
+        "task": config.task.name,
+        "metric": metrics_of(config)["test"],
         "objective": config.objective.name,
         "algorithm": config.algorithm.name,
         "rounds": config.federation.rounds,

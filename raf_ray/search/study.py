@@ -65,7 +65,7 @@ def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: boo
     check_tracking(search.tracking, output)
     prepared = assembly.prepare(search.final_config(search.drawn[0]), check_pictures=False)
     notes = picture_notes([prepared.data], [prepared.held_out])
-    model = parts.model_spec(prepared.config.model, len(prepared.skeleton)).build()
+    model = parts.model_spec(prepared.config, len(prepared.outputs)).build()
     divisor = size_divisor(model)
     for params in search.drawn:
         config = search.trial_config(params)
