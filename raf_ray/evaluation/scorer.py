@@ -156,6 +156,26 @@ class Scorer:
         read[list(batches.bad)] = False
         return judged, read
 
+    @torch.inference_mode()
+    def pooled(self, split: str, size: Size) -> tuple[np.ndarray, np.ndarray]:
+        """(N, C) float32 means over all places of the model's ``features(images)``, (N,) bool: the picture could be
+        read. The model must have features (`raf_ray.models.head_of`)."""
+        batches = self._batches_of(split, size)
+        self.model.eval()
+        found, kept = [], []
+        for start in range(0, len(batches.shard), batches.batch_size):
+            index = np.arange(start, min(start + batches.batch_size, len(batches.shard)))
+            batch = batches.collate(index, np.random.default_rng(0))
+            if batch is not None:
+                images = self._seen(render_pyramid(batch, [size])[0].images, size)
+                found.append(self.model.features(images).float().mean((2, 3)).cpu().numpy())  # type: ignore[operator]
+                kept += [i for i in index.tolist() if i not in batches.bad]
+        read = np.zeros(len(batches.shard), bool)
+        read[kept] = True
+        pooled = np.zeros((len(read), found[0].shape[1] if found else 0), np.float32)
+        pooled[read] = np.concatenate([*found, pooled[:0]])
+        return pooled, read
+
     def _seen(self, images: Tensor, size: Size) -> Tensor:
         """(B, 3, H, W) of a test size as the model sees them."""
         to = self.upsampled.get(size)

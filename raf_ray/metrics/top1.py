@@ -1,4 +1,4 @@
-"""Top-1 accuracy: the share of people whose likeliest class is their own."""
+"""Top-1 accuracy: the share of people whose likeliest class is their own, each class weighing the same."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import numpy as np
 
 from raf_ray.metrics.interface import Score
 
-TITLES = {"top1": "Top-1 accuracy"}
+TITLES = {"top1": "Top-1 accuracy, mean of the classes"}
 
 
 def top1(predicted: np.ndarray, truth: np.ndarray, counted: np.ndarray, classes: int) -> Score:
-    """Share of the counted people whose `predicted` class is the `truth`; `per_joint` is of each class's own people.
+    """Mean over the classes that there are of top-1 accuracy on each one's people (Brodersen et al. 2010: balanced).
+
+    So a model that always tells the commonest class is at chance. `per_joint` is of each class.
 
     Args:
         predicted, truth: (N,) class numbers.
@@ -20,11 +22,12 @@ def top1(predicted: np.ndarray, truth: np.ndarray, counted: np.ndarray, classes:
     """
     if not predicted.shape == truth.shape == counted.shape or predicted.ndim != 1:
         raise ValueError(f"top1 got shapes {predicted.shape}, {truth.shape} and {counted.shape}, which must be (N,)")
-    right = (predicted == truth) & counted
-    of_class = [counted & (truth == one) for one in range(classes)]
+    right = predicted == truth
+    own = [counted & (truth == one) for one in range(classes)]
+    of_class = tuple(float(right[who].mean()) if who.any() else float("nan") for who in own)
     return Score(
-        value=int(right.sum()) / int(counted.sum()) if counted.any() else float("nan"),
-        per_joint=tuple(int(right[own].sum()) / int(own.sum()) if own.any() else float("nan") for own in of_class),
+        value=float(np.nanmean(of_class)) if counted.any() else float("nan"),
+        per_joint=of_class,
         people=int(counted.sum()),
         joints=int(counted.sum()),
     )
