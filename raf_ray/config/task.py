@@ -17,4 +17,4 @@ class TaskConfig(Section):
     """What is learnt of people."""
 
     name: TaskName | ImportPath = "pose"
-    """`pose` (joints by heatmaps), `classification` (seen from the front or the back), or `package.module:Class` of one's own."""
+    """`pose` (joints by heatmaps), `classification` (seen from front or back), or `package.module:Class`."""
