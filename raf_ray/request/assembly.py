@@ -49,7 +49,7 @@ from raf_ray.request.plans import (
     trainers,
     upsampled_sizes,
 )
-from raf_ray.request.task import check_task, metrics_of, task_of
+from raf_ray.request.task import check_can_be_stored, check_task, metrics_of, task_of
 from raf_ray.resolution import Size, check_divides
 from raf_ray.state import Layout
 from raf_ray.tasks import Task
@@ -149,12 +149,10 @@ def check_labels(config: Config, task: Task, data: Owned, held_out: dict[str, Pe
     """Raise InputError where the people lack what the task learns, or is scored by."""
     for split, people in held_out.items():
         task.check(people, split, metrics_of(config)[split])
-        mapped = task.maps(people)
-        if mapped is not None and isinstance(data, OwnedShards):
-            raise InputError(
-                f"task.name={config.task.name} learns from label maps, which shards that were cut before do not hold; "
-                "take the data set itself, and no search"
-            )
+        if isinstance(data, OwnedShards):
+            check_can_be_stored(config, task, people)
+        else:
+            task.maps(people)
 
 
 def check_profile(config: Config, plans: Plans, people: np.ndarray) -> None:

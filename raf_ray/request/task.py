@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raf_ray import tasks
 from raf_ray.config.tree import Config, EvaluationConfig, ObjectiveConfig
+from raf_ray.data.people import People
 from raf_ray.errors import InputError, one_line
 from raf_ray.objectives import Switches
 from raf_ray.plugins import is_import_path, load_object
@@ -43,6 +44,15 @@ def check_task(config: Config, task: Task) -> None:
             raise InputError(
                 f"evaluation.{key}={value} is of poses, but task.name is {config.task.name}{scored}; leave it out"
             )
+
+
+def check_can_be_stored(config: Config, task: Task, people: People) -> None:
+    """Raise InputError where the task's labels are pictures too, which shards that are cut before do not hold."""
+    if task.maps(people) is not None:
+        raise InputError(
+            f"task.name={config.task.name} learns from label maps, which neither prepared shards nor a search's shared "
+            "data hold; run it by itself on the data set"
+        )
 
 
 def unfit_objective(name: str, task: Task, objective: ObjectiveConfig) -> str | None:
