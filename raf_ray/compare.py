@@ -26,6 +26,7 @@ from raf_ray.request import assembly
 from raf_ray.request.assembly import Prepared
 from raf_ray.request.people import picture_notes
 from raf_ray.request.plans import expected_pixels, plan_clients
+from raf_ray.request.task import task_of, unfit_objective
 from raf_ray.runs.folder import RunFolder
 from raf_ray.runs.output import check_free, writing_to
 from raf_ray.terminal import warn
@@ -64,7 +65,9 @@ def methods_of(config: Config) -> dict[str, Config]:
     methods[run_name(config)] = _with(config, plain)
     methods[run_name(config, "multires")] = _with(config, ObjectiveConfig(name="multires", levels=levels))
     methods[run_name(config, "raf")] = _with(config, paper)
-    methods[run_name(config, "raf-plus")] = _with(config, validate(ObjectiveConfig, plus["objective"]))
+    ours = validate(ObjectiveConfig, plus["objective"])
+    if unfit_objective(config.task.name, task_of(config), ours) is None:  # the matched teacher is of heatmaps alone
+        methods[run_name(config, "raf-plus")] = _with(config, ours)
     return methods
 
 

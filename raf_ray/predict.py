@@ -53,11 +53,15 @@ def main(words: Sequence[str]) -> None:
     from raf_ray.paths import existing_file, given_path
     from raf_ray.report.plots import draw_people
     from raf_ray.request.plans import plan_clients, trained_sizes
+    from raf_ray.request.task import task_of
     from raf_ray.resolution import check_divides, parse_size
     from raf_ray.saved import files_of, load_run, predict, skeleton_of_run
 
     with reading_folder(arguments.run, "RUN", files_of(arguments.client)) as folder:
         run = load_run(folder, client=arguments.client)
+    if not task_of(run.config).draws_joints:
+        raise InputError(f"{arguments.run} has learnt {run.config.task.name}, of which there are no joints to draw; "
+                         "raf_ray.evaluate scores it")  # fmt: skip
     own = trained_sizes(plan_clients(run.config))[0]
     size = parse_size(arguments.size) if arguments.size else own
     check_divides(size, size_divisor(run.model), "--size")

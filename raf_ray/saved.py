@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,14 @@ from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.errors import InputError
 from raf_ray.evaluation.own import mean_scores, sizes_of_clients
-from raf_ray.evaluation.scorer import Scorer, check_metric
+from raf_ray.evaluation.scorer import Scorer
 from raf_ray.evaluation.scores import Scores
 from raf_ray.models import size_divisor
 from raf_ray.models.saving import load_model
 from raf_ray.request import parts
 from raf_ray.request.people import load_held_out, skeleton_of, splits_of
 from raf_ray.request.plans import final_sizes, plan_clients
+from raf_ray.request.task import check_task, metrics_of, task_of
 from raf_ray.resolution import Size, check_divides
 from raf_ray.runs.folder import client_of, model_file
 
@@ -58,7 +60,8 @@ def load_run(folder: Path, overrides: Sequence[str] = (), client: str | None = N
     for word in overrides:
         merge(values, parse_override(word))
     config = validate(Config, values)
-    model, joints = load_model(folder / model_file(client), config.model.name, config.model.depth)
+    check_task(config, task_of(config))
+    model, joints = load_model(folder / model_file(client), partial(parts.model_spec, config))
     names = {client_of(path.name): path for path in folder.glob(model_file("*"))} if client is None else {}
     return SavedRun(folder, config, model, joints, names)
 
@@ -72,7 +75,7 @@ def score_run(run: SavedRun) -> tuple[Scores, People]:
     clients = [(plan.name, plan.size) for plan in plan_clients(config) if plan.name in run.own]
     found = {}
     for client, asked in sizes_of_clients(clients, sizes, len(clients)).items():
-        model, _ = load_model(run.own[client], config.model.name, config.model.depth)
+        model, _ = load_model(run.own[client], partial(parts.model_spec, config))
         scorer.model.load_state_dict(model.state_dict())
         if asked:
             found[client] = scorer.score(split, asked)
@@ -85,13 +88,14 @@ def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[Size]]:
     plans = plan_clients(config)
     held_out = load_held_out(config, plans, splits_of(config))
     people = held_out[config.evaluation.split]
-    if people.skeleton.joints != run.joints:
+    task = task_of(config)
+    if task.outputs(people.skeleton) != run.joints:
         raise InputError(
             f"the model of {run.folder} predicts {len(run.joints)} joints ({', '.join(run.joints[:3])} ...), "
             f"but the data have the {len(people.skeleton)} joints of {people.skeleton.name}; they must be the same"
         )
     split = config.evaluation.split
-    check_metric(parts.metrics_of(config)[split], people, split)
+    task.check(people, split, metrics_of(config)[split])
     scorer = parts.scorer_spec(config, held_out).build()
     scorer.model.load_state_dict(run.model.state_dict())
     sizes = final_sizes(config, plans)
@@ -113,7 +117,7 @@ def skeleton_of_run(run: SavedRun) -> Skeleton:
 def predict(
     run: SavedRun, picture: np.ndarray, boxes: np.ndarray, size: Size, skeleton: Skeleton
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Joints of the people in one picture.
+    """Joints of the people in one picture, by a run of poses.
 
     Args:
         picture: (H, W, 3) uint8 RGB.

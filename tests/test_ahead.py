@@ -16,12 +16,12 @@ from raf_ray.data.shard import cut_shard
 from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.objectives import build_objective
 from raf_ray.resolution import Size
-from raf_ray.training.pose import PoseTask
+from raf_ray.training.pyramid import PyramidTask
 
 
-def task(ahead: bool | None, sampling: str) -> PoseTask:
+def task(ahead: bool | None, sampling: str) -> PyramidTask:
     shard = cut_shard(synthetic_people(0, "train", np.arange(21), 160.0), Size(64, 48), Margins(2, 2))
-    return PoseTask(
+    return PyramidTask(
         Batches(shard, 4, Augmentation(), torch.device("cpu")),
         levels=(Size(64, 48), Size(48, 36), Size(32, 24)),
         level_weights=(1.0, 1.0, 1.0),

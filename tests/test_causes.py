@@ -244,8 +244,8 @@ def test_a_resnet_at_its_smallest_size():
 
 
 def test_the_trial_leaves_the_initial_state_alone():
-    from raf_ray.request.parts import initial_model
+    from raf_ray.request.parts import initial_model, model_spec
 
     prepared = prepare(asked(13, 4, "tests.broken:OneConv"))
-    model, _ = initial_model(prepared.config.model, len(prepared.skeleton), prepared.config.seed)
+    model, _ = initial_model(model_spec(prepared.config, 16), prepared.config.model, prepared.config.seed)
     assert prepared.initial.tobytes() == prepared.layout.read(model).tobytes()

@@ -1,4 +1,4 @@
-"""A method, metric, data source, model, transform, aggregator, attack is one new file, and no change elsewhere."""
+"""A method, metric, data source, model, task, transform, aggregator or attack is one new file, no change elsewhere."""
 
 from __future__ import annotations
 
@@ -69,6 +69,19 @@ def build(name, num_joints, depth):
 """,
         ["model.name=small"],
     ),
+    "tasks/upper.py": (
+        """
+from raf_ray.tasks.pose import Pose
+
+NAMES = ("upper",)
+
+
+class Upper(Pose):
+    def loss(self, outputs, targets, weights):
+        return super().loss(outputs, targets, weights) * 2
+""",
+        ["task.name=upper"],
+    ),
     "transforms/halved.py": (
         """
 from raf_ray.transforms.interface import Transform
@@ -134,4 +147,6 @@ def test_new_files_are_new_values_of_their_keys(checkout, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Within 20 px" in done.stdout
     config = (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
-    assert all(value in config for value in ("halfway", "close_20px", "drawn", "small", "halved", "largest", "silent"))
+    assert all(
+        value in config for value in ("halfway", "close_20px", "drawn", "small", "upper", "halved", "largest", "silent")
+    )

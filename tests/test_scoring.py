@@ -15,10 +15,11 @@ from raf_ray.data.people import People, PictureError
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.errors import InputError, RunError
-from raf_ray.evaluation.scorer import Scorer, check_metric, labels_of
+from raf_ray.evaluation.scorer import Scorer
 from raf_ray.metrics import built_in
 from raf_ray.request.plans import plan_clients, upsampled_sizes
 from raf_ray.resolution import Size, parse_size
+from raf_ray.tasks.pose import check_metric, labels_of
 from tests.tiny import tiny
 
 PEOPLE = synthetic_people(7, "test", np.arange(12), 160.0)

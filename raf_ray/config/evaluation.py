@@ -23,7 +23,7 @@ class EvaluationConfig(Section):
     round_sizes: Literal["tiers", "all"] = "tiers"
     """Sizes of those scorings: the trained tiers, or all of `resolutions` too."""
     metric: MetricName = "pck_torso_0.2"
-    """PCKh by head box, by neck to head top; PCK by torso; COCO's OKS AP."""
+    """PCKh by head box, by neck to head top; PCK by torso; COCO's OKS AP. Of poses: other tasks have their own."""
     val_metric: MetricName | None = None
     """Metric of the rounds' scores on `val`, where its people lack what `metric` needs; null: the same."""
     decode: Literal["argmax", "dark"] = "argmax"

@@ -14,6 +14,7 @@ from raf_ray.config.evaluation import EvaluationConfig
 from raf_ray.config.methods import AggregationConfig, AlgorithmConfig, AttackConfig, TransformsConfig
 from raf_ray.config.resources import ResourcesConfig
 from raf_ray.config.section import ImportPath, People, Positive, SecretUri, Section, Share, Use, fault_of_name
+from raf_ray.config.task import TaskConfig
 from raf_ray.plugins import names_in
 
 if TYPE_CHECKING:
@@ -136,9 +137,9 @@ class ObjectiveConfig(Section):
     kd_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the distillation loss with `weighting: additive`."""
     loss: Literal["mse", "kl"] = "mse"
-    """Distillation loss."""
+    """Distillation loss of heatmaps; other tasks have their own."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Temperature of `loss: kl`."""
+    """Temperature of `loss: kl`, and of class probabilities."""
     resize: Literal["nearest", "bilinear", "matched"] = "nearest"
     """How student and teacher come to one size; `matched` is ours."""
     level_weights: Literal["equal", "area"] | list[Annotated[float, Field(ge=0)]] = "equal"
@@ -260,6 +261,7 @@ class Config(Section):
 
     resolution: ResolutionConfig = ResolutionConfig()
     data: Annotated[DataConfig, Use.PEOPLE] = DataConfig()
+    task: Annotated[TaskConfig, Use.PEOPLE] = TaskConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -17,6 +17,7 @@ from raf_ray.data.codec import encode, image_to_heatmap
 from raf_ray.data.crops import PlainCrops, weights_of
 from raf_ray.data.people import PictureError
 from raf_ray.data.shard import Shard
+from raf_ray.data.skeletons import Skeleton
 from raf_ray.data.warp import reduce, to_device, warp
 from raf_ray.resolution import Size
 
@@ -43,6 +44,10 @@ class Batch:
     """(B,) int64, the source's own"""
     levels: tuple[int, ...] = ()
     """Which levels of its client's pyramid it trains, highest first; a task draws them."""
+    maps: Tensor | None = None
+    """(B, H, W, 3) uint8 crops of the people's label maps, where the task has such"""
+    skeleton: Skeleton | None = None
+    """Of the joints, where it is known"""
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -78,7 +83,7 @@ class Level:
     images: Tensor
     """(B, 3, h, w) float32, normalised, channels last in memory"""
     targets: Tensor
-    """(B, K, h/4, w/4) float32"""
+    """The task's; of poses (B, K, h/4, w/4) float32"""
 
 
 def normalise(crops: Tensor) -> Tensor:
@@ -96,15 +101,21 @@ def _ratio(source: Size, target: Size, device: torch.device) -> Tensor:
     return torch.tensor([target.width / source.width, target.height / source.height], device=device)
 
 
-def render_pyramid(batch: Batch, levels: Sequence[Size]) -> list[Level]:
-    """Images by exact area averaging of the same crops, targets from the same joints, at each of `levels`."""
+def heatmaps_of(batch: Batch, size: Size) -> Tensor:
+    """(B, K, h/4, w/4) float32 Gaussian targets of the batch's joints in images of `size`."""
     own = Size(*batch.crops.shape[1:3])
+    joints = (batch.joints + 0.5) * _ratio(own, size, batch.joints.device) - 0.5
+    return encode(image_to_heatmap(joints), size.heatmap)
+
+
+def render_pyramid(
+    batch: Batch, levels: Sequence[Size], targets: Callable[[Batch, Size], Tensor] = heatmaps_of
+) -> list[Level]:
+    """Images by exact area averaging of the same crops, targets from the same labels, at each of `levels`."""
     pixels = normalise(batch.crops)  # once: the average of normalised pixels is the normalised average
     rendered = []
     for size in levels:
-        joints = (batch.joints + 0.5) * _ratio(own, size, pixels.device) - 0.5
-        targets = encode(image_to_heatmap(joints), size.heatmap)
-        rendered.append(Level(size, reduce(pixels, size).permute(0, 3, 1, 2), targets))
+        rendered.append(Level(size, reduce(pixels, size).permute(0, 3, 1, 2), targets(batch, size)))
     return rendered
 
 
@@ -119,10 +130,14 @@ class Batches:
     on_bad_image: Literal["stop", "skip"] = "stop"
     bad: set[int] = field(default_factory=set)
     """Indices of people left out because their picture is missing or cannot be decoded."""
+    maps: Shard | None = None
+    """The same people's label maps, cut alike"""
     plain: PlainCrops = field(init=False, repr=False)
+    plain_maps: PlainCrops | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.plain = PlainCrops(self.shard)
+        self.plain_maps = None if self.maps is None else PlainCrops(self.maps)
 
     def __len__(self) -> int:
         """People with a readable picture, as far as known."""
@@ -131,7 +146,10 @@ class Batches:
     @property
     def cached_mb(self) -> float:
         """Memory that crops and patches take."""
-        return (self.plain.cached_bytes + self.shard.cached_bytes) / 2**20
+        own = self.plain.cached_bytes + self.shard.cached_bytes
+        if self.maps is not None and self.plain_maps is not None:
+            own += self.plain_maps.cached_bytes + self.maps.cached_bytes
+        return own / 2**20
 
     def draws(self, rng: np.random.Generator) -> Iterator[Draw]:
         """Every person once, in an order drawn from `rng`: batches to `render`."""
@@ -172,9 +190,11 @@ class Batches:
         if moved is None:
             rows = torch.from_numpy(draw.index)
             crops = self.plain.take(draw.index)
+            maps = None if self.plain_maps is None else self.plain_maps.take(draw.index)
             joints, weights = (labels[rows] for labels in self.plain.labels)
         else:
-            crops = warp([shard.patch(i) for i in draw.index.tolist()], moved.maps, shard.size, self.device)
+            crops = self._moved(shard, draw.index, moved)
+            maps = None if self.maps is None else self._moved(self.maps, draw.index, moved)
             joints = torch.from_numpy(moved.joints.astype(np.float32))
             weights = torch.from_numpy(weights_of(moved.joints, moved.labelled, shard.size).astype(np.float32))
         return Batch(
@@ -182,7 +202,12 @@ class Batches:
             joints=to_device(joints, self.device),
             weights=to_device(weights, self.device),
             person_id=shard.person_id[draw.index],
+            maps=None if maps is None else to_device(maps, self.device),
+            skeleton=shard.skeleton,
         )
+
+    def _moved(self, shard: Shard, index: np.ndarray, moved: Moved) -> Tensor:
+        return warp([shard.patch(i) for i in index.tolist()], moved.maps, shard.size, self.device)
 
     def _is_readable(self, index: int) -> bool:
         if index in self.bad:

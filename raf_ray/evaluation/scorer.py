@@ -1,4 +1,4 @@
-"""Score a model on people at any sizes: crops by the tier's rule, heatmaps, decoding, metric."""
+"""Score a model on people at any sizes: crops by the tier's rule, outputs, and the task's answer and metric."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch.nn import functional as F
 
 from raf_ray.data.augment import NO_MARGINS, apply
 from raf_ray.data.batches import Batches, render_pyramid
-from raf_ray.data.codec import decode, flip_back, heatmap_to_image
 from raf_ray.data.crop import Margins
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard, cut_shard
 from raf_ray.data.skeletons import Skeleton
-from raf_ray.errors import InputError, RunError
+from raf_ray.errors import RunError
 from raf_ray.evaluation.own import OwnModel, mean_scores
 from raf_ray.evaluation.scores import Sample, Scores
-from raf_ray.metrics import Labels, Metric, Score, built_in
-from raf_ray.metrics.interface import Regions
+from raf_ray.metrics import Score
 from raf_ray.resolution import Size
 from raf_ray.state import Entry, Layout
+from raf_ray.tasks import Task
+from raf_ray.tasks.interface import Decode
+from raf_ray.tasks.pose import Pose
 
 SAMPLES_PER_SIZE = 6
 
 SHARDS = 16
 """Splits x sizes that share the memory for crops: a choice, room for two splits at the seven sizes of a drift curve."""
 CutShard = Callable[[People, Size, Margins, float], Shard]
-Decode = Literal["argmax", "dark"]
 Upsample = Literal["none", "nearest", "bilinear", "bicubic"]
 
 
@@ -58,6 +58,7 @@ class Scorer:
     """How the images of some sizes are brought to another before the model"""
     upsampled: Mapping[Size, Size] = field(default_factory=dict)
     """Those sizes, and which other"""
+    task: Task = field(default_factory=Pose)
     layout: Layout = field(init=False)
     _batches: dict[tuple[str, Size], Batches] = field(default_factory=dict)
 
@@ -92,7 +93,7 @@ class Scorer:
 
     def score(self, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size] = ()) -> Scores:
         """Score the model as it is. Raises RunError where nothing can be scored at any of the sizes."""
-        people, metric = self.people[split], built_in()[self.metrics[split]]
+        people, metric = self.people[split], self.metrics[split]
         found: dict[str, Score] = {}
         upsampled: dict[str, float] = {}
         drawn: list[Sample] = []
@@ -100,22 +101,20 @@ class Scorer:
         for size in sizes:
             batches = self._batches_of(split, size)
             shard = batches.shard
-            crops, confidence, read = self._predict(batches)
+            judged, read = self._judge(batches)
             bad = max(bad, int((~read).sum()))
-            in_picture = shard.crop_to_picture(crops)
-            found[str(size)] = metric.measure(labels_of(people.take(read)), in_picture[read], confidence[read])
+            found[str(size)] = self._score(people, shard, judged, read, metric)
             upsampled[str(size)] = float(shard.upsampled.mean())
-            if size in sample_sizes:
-                drawn += self._samples(batches, crops, np.flatnonzero(read)[:SAMPLES_PER_SIZE], str(size))
+            if size in sample_sizes and self.task.draws_joints:
+                drawn += self._samples(batches, judged[..., :2], np.flatnonzero(read)[:SAMPLES_PER_SIZE], str(size))
         if not any(np.isfinite(score.value) for score in found.values()):
-            raise RunError(_nothing_scored(split, metric, len(people), bad))
+            raise RunError(_nothing_scored(split, metric, self.task.needs(metric), len(people), bad))
+        names = self.task.outputs(people.skeleton)
         return Scores(
             split=split,
-            metric=metric.name,
+            metric=metric,
             by_resolution={size: score.value for size, score in found.items()},
-            per_joint={
-                size: dict(zip(people.skeleton.joints, score.per_joint, strict=True)) for size, score in found.items()
-            },
+            per_joint={size: dict(zip(names, score.per_joint, strict=True)) for size, score in found.items()},
             people=len(people),
             bad_pictures=bad,
             upsampled=upsampled,
@@ -123,19 +122,24 @@ class Scorer:
             extra={size: dict(score.extra) for size, score in found.items() if score.extra},
         )
 
+    def _score(self, people: People, shard: Shard, judged: np.ndarray, read: np.ndarray, metric: str) -> Score:
+        if not read.any():
+            return Score(np.nan, (np.nan,) * len(self.task.outputs(people.skeleton)), 0, 0)
+        return self.task.score(people, shard, judged, read, metric)
+
     def _batches_of(self, split: str, size: Size) -> Batches:
         key = (split, size)
         if key not in self._batches:
             shard = self.cut(self.people[split], size, NO_MARGINS, self.cache_mb / SHARDS)
-            self._batches[key] = Batches(shard, self.batch_size, None, self.device, self.on_bad_image)
+            maps = self.task.maps(self.people[split])
+            maps_shard = None if maps is None else cut_shard(maps, size, NO_MARGINS, self.cache_mb / SHARDS)
+            self._batches[key] = Batches(shard, self.batch_size, None, self.device, self.on_bad_image, maps=maps_shard)
         return self._batches[key]
 
-    def _predict(self, batches: Batches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(N, K, 2) joints in crop pixels, (N, K) confidences, (N,) bool: the picture could be read."""
-        shard = batches.shard
-        count, joints = len(shard), len(shard.skeleton)
-        points = np.zeros((count, joints, 2), np.float32)
-        confidence = np.zeros((count, joints), np.float32)
+    def _judge(self, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
+        """(N, ...) what the task's score needs of each person, (N,) bool: the picture could be read."""
+        shard, count = batches.shard, len(batches.shard)
+        judged = np.zeros((count, 0), np.float32)
         for start in range(0, count, batches.batch_size):
             index = np.arange(start, min(start + batches.batch_size, count))
             batch = batches.collate(index, np.random.default_rng(0))
@@ -143,12 +147,34 @@ class Scorer:
                 continue
             kept = np.array([i for i in index if int(i) not in batches.bad])
             images = self._seen(render_pyramid(batch, [shard.size])[0].images, shard.size)
-            found, peak = decode(self._heatmaps(images, shard.skeleton), self.decode)
-            points[kept] = _in_size(heatmap_to_image(found).cpu().numpy(), images, shard.size)
-            confidence[kept] = peak.cpu().numpy()
+            answer = self.task.answer(self._outputs(images, shard.skeleton), self.decode)
+            found = self.task.judged(answer, batch, Size(*images.shape[-2:]), shard.size)
+            if judged.shape[1:] != found.shape[1:]:
+                judged = np.zeros((count, *found.shape[1:]), np.float32)
+            judged[kept] = found
         read = np.ones(count, bool)
         read[list(batches.bad)] = False
-        return points, confidence, read
+        return judged, read
+
+    @torch.inference_mode()
+    def pooled(self, split: str, size: Size) -> tuple[np.ndarray, np.ndarray]:
+        """(N, C) float32 means over all places of the model's ``features(images)``, (N,) bool: the picture could be
+        read. The model must have features (`raf_ray.models.head_of`)."""
+        batches = self._batches_of(split, size)
+        self.model.eval()
+        found, kept = [], []
+        for start in range(0, len(batches.shard), batches.batch_size):
+            index = np.arange(start, min(start + batches.batch_size, len(batches.shard)))
+            batch = batches.collate(index, np.random.default_rng(0))
+            if batch is not None:
+                images = self._seen(render_pyramid(batch, [size])[0].images, size)
+                found.append(self.model.features(images).float().mean((2, 3)).cpu().numpy())  # type: ignore[operator]
+                kept += [i for i in index.tolist() if i not in batches.bad]
+        read = np.zeros(len(batches.shard), bool)
+        read[kept] = True
+        pooled = np.zeros((len(read), found[0].shape[1] if found else 0), np.float32)
+        pooled[read] = np.concatenate([*found, pooled[:0]])
+        return pooled, read
 
     def _seen(self, images: Tensor, size: Size) -> Tensor:
         """(B, 3, H, W) of a test size as the model sees them."""
@@ -158,15 +184,14 @@ class Scorer:
         return F.interpolate(images, (to.height, to.width), mode=self.upsample)
 
     @torch.inference_mode()
-    def _heatmaps(self, images: Tensor, skeleton: Skeleton) -> Tensor:
+    def _outputs(self, images: Tensor, skeleton: Skeleton) -> Tensor:
         self.model.eval()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            heatmaps: Tensor = self.model(images).float()
+            outputs: Tensor = self.model(images).float()
             if self.flip_test:
-                order = torch.tensor(skeleton.flip_order, device=self.device)
                 mirrored = self.model(images.flip(-1)).float()
-                heatmaps = (heatmaps + flip_back(mirrored, order)) / 2
-        return heatmaps
+                outputs = (outputs + self.task.mirrored(mirrored, skeleton)) / 2
+        return outputs
 
     def _samples(self, batches: Batches, crops: np.ndarray, index: np.ndarray, size: str) -> list[Sample]:
         if not len(index):
@@ -180,15 +205,7 @@ class Scorer:
         return [Sample(size, pictures[row], crops[i], truth[row], labelled[row]) for row, i in enumerate(index)]
 
 
-def _in_size(points: np.ndarray, images: Tensor, size: Size) -> np.ndarray:
-    """(N, K, 2) pixels of the images that the model saw, (N, 3, H, W), as pixels of the test size."""
-    height, width = images.shape[-2:]
-    if (height, width) == (size.height, size.width):
-        return points
-    return (points + 0.5) * np.array([size.width / width, size.height / height], np.float32) - 0.5
-
-
-def _nothing_scored(split: str, metric: Metric, people: int, bad: int) -> str:
+def _nothing_scored(split: str, metric: str, needs: str, people: int, bad: int) -> str:
     begin = f"nothing could be scored on {split}"
     if bad == people:
         return (
@@ -196,36 +213,4 @@ def _nothing_scored(split: str, metric: Metric, people: int, bad: int) -> str:
             "them out; check data.root and data.images"
         )
     left = f"{bad} of its {people} people were left out, since their picture cannot be read, and " if bad else ""
-    return f"{begin} by {metric.name}: {left}none of the {people - bad} others has {metric.needs}"
-
-
-def labels_of(people: People) -> Labels:
-    """What a metric may look at."""
-    corner = people.centre + 0.5 - people.box / 2
-    region = people.ignored
-    return Labels(
-        skeleton=people.skeleton.name,
-        joint_names=people.skeleton.joints,
-        sigmas=np.array(people.skeleton.sigmas),
-        joints=people.joints,
-        visibility=people.visibility,
-        area=people.area,
-        box_xywh=np.concatenate([corner, people.box], axis=1),
-        head_size=people.head_size,
-        picture_id=people.picture_id,
-        ignored=None if region is None else Regions(region.picture_id, region.box_xywh, region.area, region.crowd),
-    )
-
-
-def check_metric(name: str, people: People, split: str) -> None:
-    """Raise InputError where the people of a split lack what the metric needs, so that nothing could be scored."""
-    metric, labels = built_in()[name], labels_of(people)
-    lacking = metric.lacks(labels)
-    if lacking is not None:
-        raise InputError(lacking)
-    if not metric.is_enough(labels):
-        key = "evaluation.val_metric or evaluation.metric" if split == "val" else "evaluation.metric"
-        raise InputError(
-            f"nothing can be scored on {split} by {name}: none of its {len(people)} people has {metric.needs}; "
-            f"choose another {key}, or other people"
-        )
+    return f"{begin} by {metric}: {left}none of the {people - bad} others has {needs}"

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 from raf_ray.data.encoded import OnBadImage
 from raf_ray.data.people import People
-from raf_ray.evaluation.scorer import CutShard, Decode, Scorer, Upsample
+from raf_ray.evaluation.scorer import CutShard, Scorer, Upsample
 from raf_ray.models import ModelSpec
 from raf_ray.resolution import Size
 from raf_ray.state import Entry
+from raf_ray.tasks import Task
+from raf_ray.tasks.interface import Decode
 from raf_ray.training.spec import DeviceSpec
 
 
@@ -18,6 +20,7 @@ from raf_ray.training.spec import DeviceSpec
 class ScorerSpec:
     """The scorer before it lives anywhere."""
 
+    task: Task
     model: ModelSpec
     people: Mapping[str, People]
     """Split -> its people"""
@@ -50,4 +53,5 @@ class ScorerSpec:
             is_private=self.is_private,
             upsample=self.upsample,
             upsampled=self.upsampled,
+            task=self.task,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from raf_ray.evaluation.scores import Sample
@@ -51,6 +52,6 @@ def _predicted(prepared: Prepared, folder: Path, results: Json) -> Sequence[Samp
         sizes = [size for size in left if str(size) in scored]
         left = [size for size in left if size not in sizes]
         if sizes:
-            model, _ = load_model(folder / model_file(client), config.model.name, config.model.depth)
+            model, _ = load_model(folder / model_file(client), partial(parts.model_spec, config))
             found += scorer(prepared.layout.read(model), config.evaluation.split, sizes, sizes).samples
     return found

@@ -7,6 +7,7 @@ import pkgutil
 from functools import lru_cache
 
 from raf_ray.metrics.interface import Labels, Metric, Score
+from raf_ray.metrics.top1 import TITLES
 
 
 @lru_cache(maxsize=1)
@@ -19,7 +20,7 @@ def built_in() -> dict[str, Metric]:
 def title_of(name: str) -> str:
     """How tables and plots name a metric; one of another version by the name that its results have."""
     metric = built_in().get(name)
-    return name if metric is None else metric.title
+    return TITLES.get(name, name) if metric is None else metric.title
 
 
 __all__ = ["Labels", "Metric", "Score", "built_in", "title_of"]

@@ -6,6 +6,7 @@ A file here with `NAMES` and `build(name, num_joints, depth)` is new values of `
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -41,6 +42,10 @@ def head_of(model: nn.Module) -> nn.Module | None:
     return model.get_submodule(name) if name is not None and hasattr(model, "features") else None
 
 
+def _as_it_is(model: nn.Module, outputs: int) -> nn.Module:
+    return model
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A model before it lives anywhere."""
@@ -48,9 +53,15 @@ class ModelSpec:
     name: str
     depth: int
     joints: int
+    """Or whatever else its outputs mean"""
+    adapt: Callable[[nn.Module, int], nn.Module] = _as_it_is
+    """Puts the head of a task into it"""
 
     def build(self) -> nn.Module:
         """A model with fresh weights. Raises InputError where one's own gives none."""
+        return self.adapt(self._plain(), self.joints)
+
+    def _plain(self) -> nn.Module:
         if not is_import_path(self.name):
             return build_model(self.name, self.joints, self.depth)
         model = load_object(self.name, "model.name")(self.joints)

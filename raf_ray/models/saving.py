@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +28,15 @@ def save_model(layout: Layout, name: str, joints: Sequence[str], buffer: np.ndar
     )
 
 
-def load_model(path: Path, name: str, depth: int) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model that `save_model` wrote, in evaluation mode on the CPU, and its joints.
+def load_model(path: Path, model_of: Callable[[int], ModelSpec]) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model that `save_model` wrote, in evaluation mode on the CPU, and the names of its outputs.
 
-    `name` and `depth` are the run's `model.name` and `model.depth`. Raises InputError where the file is damaged.
+    `model_of` gives the run's model with so many outputs. Raises InputError where the file is damaged.
     """
     try:
         joints = tuple(torch.load(path, weights_only=True, map_location="cpu")["joints"])
     except Exception as error:  # torch raises a different type for every kind of damage
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged; run it again") from error
-    model = ModelSpec(name, depth, len(joints)).build()
+    model = model_of(len(joints)).build()
     load_checkpoint(model, path)
     return model.eval(), joints

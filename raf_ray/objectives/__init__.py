@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from raf_ray.objectives.heatmap import Loss, heatmap
+from raf_ray.objectives.heatmap import Loss, heatmap, weighted_mse
 from raf_ray.objectives.mrkd import Switches, mrkd, multires
 
 
@@ -38,4 +38,4 @@ def build_objective(name: str, switches: Switches) -> Objective:
     raise ValueError(f"no built-in objective is called '{name}'")
 
 
-__all__ = ["Loss", "Objective", "Switches", "build_objective", "heatmap", "mrkd", "multires"]
+__all__ = ["Loss", "Objective", "Switches", "build_objective", "heatmap", "mrkd", "multires", "weighted_mse"]

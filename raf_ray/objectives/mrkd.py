@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from raf_ray.filters import area_resize, gaussian_blur
 from raf_ray.objectives.heatmap import Loss, weighted_mse
+from raf_ray.objectives.pyramid import Teacher, over_levels, teachers_of
 from raf_ray.resolution import Size
 
-Teacher = Literal["previous", "highest", "ensemble"]
 Resize = Literal["nearest", "bilinear", "matched"]
 
 
@@ -66,27 +66,18 @@ def mrkd(
             (ours, not the paper's) compares at the student's size, see `matched_teacher`.
         sigma: of the targets, in heatmap pixels; only `matched` uses it.
     """
-    distils = weighting == "additive" or alpha < 1
-    total = heatmaps[0].new_zeros(())
-    gt_terms, kd_terms = [], []
-    for level, (student, target) in enumerate(zip(heatmaps, targets, strict=True)):
-        loss_gt = weighted_mse(student, target, weights)
-        gt_terms.append(loss_gt.detach())
-        if level == 0 or not distils:
-            level_loss = loss_gt
-        else:
-            pupil, taught = _bring_together(student, heatmaps[:level], teacher, resize, sigma)
-            if loss == "mse":
-                loss_kd = weighted_mse(pupil, taught, weights)
-            else:
-                loss_kd = spatial_kl(pupil, taught, weights, temperature)
-            kd_terms.append(loss_kd.detach())
-            if weighting == "convex":
-                level_loss = alpha * loss_gt + (1 - alpha) * loss_kd
-            else:
-                level_loss = loss_gt + kd_weight * loss_kd
-        total = total + level_weights[level] * level_loss
-    return Loss(total / len(heatmaps), gt_terms, kd_terms)
+
+    switches = Switches(loss=loss, temperature=temperature, resize=resize, sigma=sigma)
+
+    def ground_truth(level: int) -> Tensor:
+        return weighted_mse(heatmaps[level], targets[level], weights)
+
+    def taught(level: int) -> Tensor:
+        return distilled(heatmaps[level], teachers_of(teacher, heatmaps[:level]), weights, switches)
+
+    return over_levels(
+        len(heatmaps), ground_truth, taught, level_weights, alpha=alpha, weighting=weighting, kd_weight=kd_weight
+    )
 
 
 def multires(
@@ -96,18 +87,24 @@ def multires(
     return mrkd(heatmaps, targets, weights, level_weights, alpha=1.0)
 
 
-def _bring_together(
-    student: Tensor, higher: Sequence[Tensor], teacher: Teacher, resize: Resize, sigma: float
-) -> tuple[Tensor, Tensor]:
+def distilled(student: Tensor, teachers: Sequence[Tensor], weights: Tensor, switches: Switches) -> Tensor:
+    """A level's heatmaps against the mean of those that teach it, brought to one size by `mrkd`'s switches."""
+    resize = switches.get("resize", "nearest")
+    pupil, taught = _bring_together(student, teachers, resize, switches.get("sigma", 2.0))
+    if switches.get("loss", "mse") == "mse":
+        return weighted_mse(pupil, taught, weights)
+    return spatial_kl(pupil, taught, weights, switches.get("temperature", 1.0))
+
+
+def _bring_together(student: Tensor, teachers: Sequence[Tensor], resize: Resize, sigma: float) -> tuple[Tensor, Tensor]:
     """Student and (detached) teacher at one size. An ensemble is compared at the highest level's size,
     or with `matched` at the student's."""
-    chosen = {"previous": higher[-1:], "highest": higher[:1], "ensemble": higher}[teacher]
     with torch.no_grad():
         if resize == "matched":
-            taught = [matched_teacher(t, student.shape[-2:], sigma) for t in chosen]
+            taught = [matched_teacher(t, student.shape[-2:], sigma) for t in teachers]
         else:
-            size = chosen[0].shape[-2:]
-            taught = [_interpolate(t, size, resize) for t in chosen]
+            size = teachers[0].shape[-2:]
+            taught = [_interpolate(t, size, resize) for t in teachers]
         mean = taught[0].detach() if len(taught) == 1 else torch.stack(taught).mean(0)
     if resize == "matched":
         return student, mean

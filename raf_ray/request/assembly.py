@@ -5,11 +5,9 @@ Everything that can be wrong with a request is found here, before a folder is ma
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -21,14 +19,14 @@ from raf_ray.data.skeletons import Skeleton
 from raf_ray.devices.profiles import Fleet
 from raf_ray.errors import InputError
 from raf_ray.evaluation.own import OwnSizes, sizes_of_clients
-from raf_ray.evaluation.scorer import CutShard, check_metric
+from raf_ray.evaluation.scorer import CutShard
 from raf_ray.federation.cohort import CohortSpec, plan_cohort
 from raf_ray.federation.spec import Clients, FederationSpec, HostsSpec, RoundsSpec, setting_of
-from raf_ray.files import Json
 from raf_ray.models import size_divisor
 from raf_ray.models.norms import check_norms
 from raf_ray.models.saving import save_model
 from raf_ray.request.attackers import attack_notes, bad_clients, check_aggregation
+from raf_ray.request.facts import facts_of
 from raf_ray.request.fleet import fleet_of, macs_of
 from raf_ray.request.method import algorithm_of, check_method
 from raf_ray.request.needs import check_shares, wants_gpu
@@ -37,7 +35,7 @@ from raf_ray.request.parts import (
     client_spec,
     initial_model,
     loss_spec,
-    metrics_of,
+    model_spec,
     scorer_spec,
     shorten,
     transforms_of,
@@ -50,11 +48,12 @@ from raf_ray.request.plans import (
     round_sizes,
     trained_sizes,
     trainers,
-    upsampled_sizes,
 )
+from raf_ray.request.task import check_can_be_stored, check_task, metrics_of, task_of
 from raf_ray.resolution import Size, check_divides
 from raf_ray.state import Layout
-from raf_ray.training.clients import Owned, Plans, client_name
+from raf_ray.tasks import Task
+from raf_ray.training.clients import Owned, OwnedShards, Plans, client_name
 from raf_ray.training.pool import OpenPool
 from raf_ray.training.spec import OpenClients
 
@@ -88,6 +87,11 @@ class Prepared:
         return trainers(self.config, self.plans)
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the model's outputs are of"""
+        return task_of(self.config).outputs(self.skeleton)
+
+    @property
     def skeleton(self) -> Skeleton:
         return self.held_out["val"].skeleton
 
@@ -98,11 +102,12 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     `check_pictures`: note pictures whose size is not the annotations'; their headers are read.
     """
     plans = plan_clients(config)
+    task = task_of(config)
+    check_task(config, task)
     data, held_out = load(config, plans, splits_of(config))
-    skeleton = held_out["val"].skeleton
-    for split, people in held_out.items():
-        check_metric(metrics_of(config)[split], people, split)
-    model, notes = initial_model(config.model, len(skeleton), config.seed)
+    check_labels(config, task, data, held_out)
+    outputs = len(task.outputs(held_out["val"].skeleton))
+    model, notes = initial_model(model_spec(config, outputs), config.model, config.seed)
     divisor = size_divisor(model)
     for tier in plans.tiers:
         for size in tier.levels:
@@ -119,9 +124,9 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
         layout = Layout.of(model)
     except ValueError as error:
         raise InputError(f"model.name={config.model.name}: {error}") from error
-    loss_spec(config.objective).build()
+    loss_spec(config.objective).build(task)
     notes = (*notes, *check_method(config, model, layout))
-    check_aggregation(config, cohort_spec(config).size(len(trainers(config, plans))), len(skeleton))
+    check_aggregation(config, cohort_spec(config).size(len(trainers(config, plans))), len(held_out["val"].skeleton))
     check_transforms(config, layout, len(trainers(config, plans)))
     initial = layout.read(model)
     check_finite(config, layout, initial)
@@ -158,6 +163,16 @@ def check_transforms(config: Config, layout: Layout, clients: int) -> None:
         unfit = transform.requires(setting)
         if unfit:
             raise InputError(f"transforms.apply: {name}: {unfit}")
+
+
+def check_labels(config: Config, task: Task, data: Owned, held_out: dict[str, People]) -> None:
+    """Raise InputError where the people lack what the task learns, or is scored by."""
+    for split, people in held_out.items():
+        task.check(people, split, metrics_of(config)[split])
+        if isinstance(data, OwnedShards):
+            check_can_be_stored(config, task, people)
+        else:
+            task.maps(people)
 
 
 def check_profile(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet | None) -> None:
@@ -237,7 +252,7 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
         hosts=HostsSpec(config.data.cache_mb, config.resources.retries, config.resources.wait_for_room_s),
         facts=facts_of(prepared, name),
         fleet=prepared.fleet,
-        save_model=partial(save_model, prepared.layout, config.model.name, prepared.skeleton.joints),
+        save_model=partial(save_model, prepared.layout, config.model.name, prepared.outputs),
         aggregator=aggregator_of(config),
     )
 
@@ -257,41 +272,3 @@ def clients_of(prepared: Prepared) -> Clients:
         open=OpenPool(owners, who[0]) if pooled else owners,
         macs=prepared.macs.sum(keepdims=True) if pooled and prepared.macs is not None else prepared.macs,
     )
-
-
-def attack_facts(config: Config, plans: Plans) -> Json | None:
-    """What bad clients do and who they are; None where there are none."""
-    bad = bad_clients(config, plans)
-    return {"name": config.attack.name, "clients": plans.names()[bad].tolist()} if bad else None
-
-
-def facts_of(prepared: Prepared, name: str) -> Json:
-    """What results.json says whatever comes out."""
-    config, plans, data = prepared.config, prepared.plans, prepared.data
-    clients = plans.counts()
-
-    def by_tier(values: np.ndarray) -> dict[str, float]:
-        return dict(zip(clients, np.bincount(plans.tier, values).tolist(), strict=True))
-
-    return {
-        "name": name,
-        "seed": config.seed,
-        "metric": config.evaluation.metric,
-        "objective": config.objective.name,
-        "algorithm": config.algorithm.name,
-        "aggregation": config.aggregation.name,
-        "attack": attack_facts(config, plans),
-        "rounds": config.federation.rounds,
-        "train_resolutions": [str(size) for size in trained_sizes(plans)],
-        "train_clients": clients,
-        "train_people": {tier: int(count) for tier, count in by_tier(data.counts).items()},
-        "val_people": len(prepared.held_out["val"]),
-        "upsampled_train": {tier: total / clients[tier] for tier, total in by_tier(data.upsampled).items()},
-        "upsampled_test_to": {str(size): str(to) for size, to in upsampled_sizes(config, plans).items()},
-        "parameters": prepared.layout.count("weights"),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("raf-ray", "ray", "torch", "numpy")},
-        },
-        "machine": f"{platform.system()} {platform.machine()}",
-    }

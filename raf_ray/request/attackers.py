@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from raf_ray.attacks.interface import Attack
 from raf_ray.config.tree import Config
 from raf_ray.errors import InputError
 from raf_ray.request.method import algorithm_of
@@ -50,6 +51,10 @@ def check_aggregation(config: Config, clients: int, joints: int) -> None:
     if fault:
         raise InputError(f"aggregation.name={config.aggregation.name}: {fault}")
     attack = attack_of(config)
+    if attack is not None and type(attack).labels is not Attack.labels and config.task.name != "pose":
+        raise InputError(
+            f"attack.name={config.attack.name} mislabels joints, and task.name={config.task.name} has none"
+        )
     fault = attack.fault(joints) if attack is not None else None
     if fault:
         raise InputError(fault)

@@ -21,13 +21,13 @@ from raf_ray.evaluation.scorer import CutShard
 from raf_ray.evaluation.spec import ScorerSpec
 from raf_ray.models import ModelSpec
 from raf_ray.models.checkpoint import load_checkpoint, percent
-from raf_ray.objectives import Switches
 from raf_ray.paths import given_path
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.request.method import algorithm_of
 from raf_ray.request.needs import wants_gpu
 from raf_ray.request.people import augmentation_of
 from raf_ray.request.plans import plan_clients, upsampled_sizes
+from raf_ray.request.task import metrics_of, switches_of, task_of
 from raf_ray.training.client import LocalTraining
 from raf_ray.training.optimizer import OptimizerSpec
 from raf_ray.training.spec import ClientSpec, DeviceSpec, LossSpec
@@ -36,14 +36,15 @@ from raf_ray.transforms.interface import Transform
 Kind = TypeVar("Kind")
 
 
-def model_spec(config: ModelConfig, num_joints: int) -> ModelSpec:
-    return ModelSpec(config.name, config.depth, num_joints)
+def model_spec(config: Config, outputs: int) -> ModelSpec:
+    """The model with so many outputs, and the task's head."""
+    return ModelSpec(config.model.name, config.model.depth, outputs, task_of(config).adapt)
 
 
-def initial_model(config: ModelConfig, num_joints: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
+def initial_model(spec: ModelSpec, config: ModelConfig, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
     """The model with its initial weights, the same for the same seed; and notes on its checkpoint."""
     torch.manual_seed(seed)
-    model = model_spec(config, num_joints).build()
+    model = spec.build()
     if config.checkpoint is None:
         return model, ()
     report = load_checkpoint(model, given_path(config.checkpoint, "model.checkpoint"), config.partial)
@@ -69,16 +70,8 @@ def shorten(names: Sequence[str], most: int = 6) -> str:
 
 
 def loss_spec(config: ObjectiveConfig) -> LossSpec:
-    switches = Switches(
-        alpha=config.alpha,
-        teacher=config.teacher,
-        weighting=config.weighting,
-        kd_weight=config.kd_weight,
-        loss=config.loss,
-        temperature=config.temperature,
-        resize=config.resize,
-        sigma=SIGMA,
-    )
+    switches = switches_of(config)
+    switches["sigma"] = SIGMA
     return LossSpec(config.name, switches)
 
 
@@ -89,9 +82,10 @@ def device_spec(config: Config) -> DeviceSpec:
 
 def client_spec(config: Config, skeleton: Skeleton, bad: frozenset[int] = frozenset()) -> ClientSpec:
     """`bad`: numbers of the clients that attack."""
-    profile = config.resources.profile
+    profile, task = config.resources.profile, task_of(config)
     return ClientSpec(
-        model=model_spec(config.model, len(skeleton)),
+        kind=task,
+        model=model_spec(config, len(task.outputs(skeleton))),
         loss=loss_spec(config.objective),
         sampling=config.objective.sampling,
         own_share=config.objective.own_share,
@@ -116,9 +110,10 @@ def training_of(config: Config) -> LocalTraining:
 
 
 def scorer_spec(config: Config, held_out: dict[str, People], cut: CutShard = cut_shard) -> ScorerSpec:
-    evaluation = config.evaluation
+    evaluation, task = config.evaluation, task_of(config)
     return ScorerSpec(
-        model=model_spec(config.model, len(held_out["val"].skeleton)),
+        task=task,
+        model=model_spec(config, len(task.outputs(held_out["val"].skeleton))),
         people=held_out,
         metrics=metrics_of(config),
         decode=evaluation.decode,
@@ -132,12 +127,6 @@ def scorer_spec(config: Config, held_out: dict[str, People], cut: CutShard = cut
         upsample=evaluation.upsample,
         upsampled=upsampled_sizes(config, plan_clients(config)),
     )
-
-
-def metrics_of(config: Config) -> dict[str, str]:
-    """Split -> the metric it is scored by."""
-    evaluation = config.evaluation
-    return {"val": evaluation.val_metric or evaluation.metric, "test": evaluation.metric}
 
 
 def transforms_of(config: Config) -> tuple[Transform, ...]:

@@ -23,6 +23,7 @@ from raf_ray.report.search import TrialRow
 from raf_ray.request import assembly, parts
 from raf_ray.request.people import picture_notes
 from raf_ray.request.plans import final_sizes, plan_clients, trainers
+from raf_ray.request.task import check_can_be_stored, task_of
 from raf_ray.resolution import check_divides
 from raf_ray.runs.output import check_free, writing_to
 from raf_ray.search.answer import score_winner, write_answer
@@ -64,8 +65,9 @@ def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: boo
     ledger = _check_output(search, output, resume, overwrite)
     check_tracking(search.tracking, output)
     prepared = assembly.prepare(search.final_config(search.drawn[0]), check_pictures=False)
+    check_can_be_stored(prepared.config, task_of(prepared.config), prepared.held_out["val"])
     notes = picture_notes([prepared.data], [prepared.held_out])
-    model = parts.model_spec(prepared.config.model, len(prepared.skeleton)).build()
+    model = parts.model_spec(prepared.config, len(prepared.outputs)).build()
     divisor = size_divisor(model)
     for params in search.drawn:
         config = search.trial_config(params)

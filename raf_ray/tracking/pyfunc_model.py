@@ -1,7 +1,7 @@
 """The code of a logged model: MLflow copies this file beside the weights and runs it to load them.
 
     model = mlflow.pyfunc.load_model("runs:/RUN_ID/model")
-    joints = model.predict(pictures)
+    joints = model.predict(pictures)  # of another task its own answers, such as (N, classes) probabilities
 
 `pictures` (N, H, W, 3) uint8 RGB, each a crop of one person, of any H and W that the model's stride divides;
 `joints` (N, K, 3) float32: x, y in pixels of the given picture, and confidence. The plain `torch.nn.Module` is
@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,19 @@ from mlflow.exceptions import MlflowException
 
 from raf_ray.config import load_config
 from raf_ray.data.batches import normalise
-from raf_ray.data.codec import decode, heatmap_to_image
 from raf_ray.models import size_divisor
 from raf_ray.models.saving import load_model
+from raf_ray.request.parts import model_spec
+from raf_ray.request.task import task_of
 
 
-class KeypointModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """Pictures of people -> their joints."""
+class PeopleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Pictures of people -> their joints, or what else the run has learnt of them."""
 
     def load_context(self, context: Any) -> None:
         self._config = load_config(file=context.artifacts["config"])
-        model = self._config.model
-        self._model, _ = load_model(Path(context.artifacts["model"]), model.name, model.depth)
+        self._task = task_of(self._config)
+        self._model, _ = load_model(Path(context.artifacts["model"]), partial(model_spec, self._config))
 
     @torch.inference_mode()
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
@@ -41,8 +43,7 @@ class KeypointModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         for start in range(0, len(pictures), self._config.evaluation.batch_size):
             crops = torch.from_numpy(pictures[start : start + self._config.evaluation.batch_size])
             images = normalise(crops).permute(0, 3, 1, 2)
-            points, peaks = decode(self._model(images), self._config.evaluation.decode)
-            found.append(torch.cat([heatmap_to_image(points), peaks.unsqueeze(-1)], dim=-1).numpy())
+            found.append(self._task.answer(self._model(images), self._config.evaluation.decode).numpy())
         return np.concatenate(found)
 
     def _check(self, pictures: np.ndarray) -> None:
@@ -59,4 +60,4 @@ class KeypointModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             )
 
 
-mlflow.models.set_model(KeypointModel())
+mlflow.models.set_model(PeopleModel())

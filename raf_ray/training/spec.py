@@ -15,20 +15,22 @@ from raf_ray.data.augment import NO_MARGINS, Augmentation
 from raf_ray.data.batches import Batch, Batches
 from raf_ray.data.crop import Margins
 from raf_ray.data.encoded import OnBadImage
-from raf_ray.data.shard import cut_shard
+from raf_ray.data.people import People
+from raf_ray.data.shard import Shard, cut_shard
 from raf_ray.models import ModelSpec
-from raf_ray.objectives import Objective, Switches, build_objective
+from raf_ray.objectives import Objective, Switches
 from raf_ray.objectives.levels import Sampling
 from raf_ray.plugins import is_import_path, load_object
 from raf_ray.resolution import Size
 from raf_ray.state import Layout
+from raf_ray.tasks import Task
 from raf_ray.training.attacked import Attacked, mislabelled
 from raf_ray.training.client import Client, LocalTraining
 from raf_ray.training.clients import ClientData, ClientPlan
 from raf_ray.training.exchange import Workplace
-from raf_ray.training.pose import PoseTask
+from raf_ray.training.pyramid import PyramidTask
 from raf_ray.training.task import Batch as AnyBatch
-from raf_ray.training.task import Task
+from raf_ray.training.task import Task as ClientTask
 from raf_ray.transforms.interface import Transform
 
 MOST_SHAPES = 64
@@ -57,17 +59,19 @@ class LossSpec:
     switches: Switches
     """Of `mrkd`"""
 
-    def build(self) -> Objective:
+    def build(self, task: Task) -> Objective:
         if is_import_path(self.name):
             own: Objective = load_object(self.name, "objective.name")
             return own
-        return build_objective(self.name, self.switches)
+        return task.objective(self.name, self.switches)
 
 
 @dataclass(frozen=True)
 class ClientSpec:
     """What all clients of a federation have in common before they live anywhere."""
 
+    kind: Task
+    """What is learnt"""
     model: ModelSpec
     loss: LossSpec
     sampling: Sampling
@@ -92,7 +96,7 @@ class ClientSpec:
         return self.client(plan, self.task(plan, data, device), device, place or Workplace())
 
     def client(
-        self, plan: ClientPlan, task: Task[AnyBatch], device: torch.device, place: Workplace
+        self, plan: ClientPlan, task: ClientTask[AnyBatch], device: torch.device, place: Workplace
     ) -> Client[AnyBatch]:
         """A client with a task, and the model of its process."""
         if place.model is None:
@@ -117,26 +121,32 @@ class ClientSpec:
             traced_round=self.traced[1] if self.traced is not None and self.traced[0] == plan.name else None,
         )
 
+    def _cut(self, people: People, plan: ClientPlan) -> Shard:
+        return cut_shard(people, plan.size, margins_of(self.augmentation, plan.size), self.cache_mb)
+
     def _attack_of(self, plan: ClientPlan) -> Attack | None:
         return self.attack if plan.number in self.bad else None
 
-    def task(self, plan: ClientPlan, data: ClientData, device: torch.device) -> PoseTask:
+    def task(self, plan: ClientPlan, data: ClientData, device: torch.device) -> PyramidTask:
         """What a client learns from its people."""
         if data.open_shard is not None:
-            shard = data.open_shard()
+            shard, maps = data.open_shard(), None
         else:
             assert data.people is not None
-            shard = cut_shard(data.people, plan.size, margins_of(self.augmentation, plan.size), self.cache_mb)
+            mapped = self.kind.maps(data.people)
+            shard = self._cut(data.people, plan)
+            maps = None if mapped is None else self._cut(mapped, plan)
         if (attack := self._attack_of(plan)) is not None:
             shard = mislabelled(shard, attack, self.training.seed, plan.number)
-        return PoseTask(
-            Batches(shard, self.batch_size, self.augmentation, device, self.on_bad_image),
+        return PyramidTask(
+            Batches(shard, self.batch_size, self.augmentation, device, self.on_bad_image, maps=maps),
             levels=plan.levels,
             level_weights=plan.level_weights,
             sampling=self.sampling,
             own_share=self.own_share,
-            objective=self.loss.build(),
+            objective=self.loss.build(self.kind),
             bf16=self.device.bf16,
+            kind=self.kind,
         )
 
 

@@ -30,7 +30,7 @@ class Step:
 
 
 class Task(Protocol[Batch]):
-    """A client's people and objective; `raf_ray.training.pose.PoseTask` is the one of this project."""
+    """A client's people and objective; `raf_ray.training.pyramid.PyramidTask` is the one of this project."""
 
     def __len__(self) -> int:
         """People with a readable picture, as far as known."""

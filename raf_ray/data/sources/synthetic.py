@@ -17,19 +17,19 @@ import numpy as np
 from raf_ray.data.crop import padded_boxes
 from raf_ray.data.people import People
 from raf_ray.data.skeletons import MPII16
+from raf_ray.data.sources.figure import HEAD, Clothes, draw_figure, draw_line
+from raf_ray.data.sources.figure import JOINT as _J
 
 STREAMS = {"train": 0, "val": 1, "test": 2}
 MAX_PER_STREAM = 2**40
 
 # Segment lengths as a share of the torso (hips to thorax); proportions of an adult, rounded.
-TORSO, NECK, HEAD, UPPER_ARM, FOREARM, THIGH, SHANK = 1.0, 0.18, 0.42, 0.58, 0.52, 0.80, 0.80
+TORSO, NECK, UPPER_ARM, FOREARM, THIGH, SHANK = 1.0, 0.18, 0.58, 0.52, 0.80, 0.80
 SHOULDER, HIP = 0.36, 0.22
 NUMBERS, POSE = 96, 48
 """Uniform numbers that one person uses, and how many of them, the first, for the pose; the rest: colours, clutter."""
 POSED = 50_000
 """People that are posed at a time, for whose numbers there is room (a choice: 0.1 GB)."""
-
-_J = {name: i for i, name in enumerate(MPII16.joints)}
 
 
 def uniforms(seed: int, stream: int, index: np.ndarray, count: int) -> np.ndarray:
@@ -154,33 +154,14 @@ def draw_person(figures: Figures, row: int, numbers: np.ndarray) -> np.ndarray:
     palette = np.stack([skin, shirt, trousers, background, ends])
 
     def limb(a: np.ndarray, b: np.ndarray, thickness: float, tone: np.ndarray) -> None:
-        cv2.line(picture, _fixed(a), _fixed(b), tone.tolist(), max(1, round(thickness * torso)), cv2.LINE_AA, 4)
+        draw_line(picture, a, b, thickness * torso, tone.tolist())
 
     _clutter(picture, torso, palette, rng, limb)
 
-    shade = {"left": 0.6, "right": 1.0}
     arms_behind = rng.random() < 0.4
-
-    def arm(side: str) -> None:
-        limb(points[_J[f"{side}_shoulder"]], points[_J[f"{side}_elbow"]], 0.19, sleeve * shade[side])
-        limb(points[_J[f"{side}_elbow"]], points[_J[f"{side}_wrist"]], 0.15, skin * shade[side])
-
     sides = ("left", "right") if rng.random() < 0.5 else ("right", "left")
-    if arms_behind:
-        arm(sides[0])
-    for side in sides:
-        limb(points[_J[f"{side}_hip"]], points[_J[f"{side}_knee"]], 0.25, trousers * shade[side])
-        limb(points[_J[f"{side}_knee"]], points[_J[f"{side}_ankle"]], 0.19, trousers * shade[side] * 0.9)
-    trunk = [_J[n] for n in ("left_shoulder", "right_shoulder", "right_hip", "left_hip")]
-    corners = np.round(cv2.convexHull(points[trunk].astype(np.float32)) * 16).astype(np.int32)
-    cv2.fillConvexPoly(picture, corners, (shirt * 0.85).tolist(), cv2.LINE_AA, 4)
-    limb(points[_J["pelvis"]], points[_J["thorax"]], 0.36, shirt * 0.85)
-    limb(points[_J["thorax"]], points[_J["upper_neck"]], 0.16, skin * 0.8)
-    _head(picture, points, torso, skin, bool(figures.facing[row]), float(rng.random()))
-    arm(sides[1])
-    if not arms_behind:
-        arm(sides[0])
-
+    clothes = Clothes(skin, shirt, trousers, sleeve, hair=float(rng.random()))
+    draw_figure(picture, points, torso, bool(figures.facing[row]), clothes, sides, arms_behind)
     return _grained(picture, rng)
 
 
@@ -228,28 +209,6 @@ class Drawing:
 
     def __call__(self, row: int) -> np.ndarray:
         return draw_person(self.figures, row, uniforms(self.seed, self.stream, self.index[[row]], NUMBERS)[0])
-
-
-def _fixed(point: np.ndarray) -> tuple[int, int]:
-    """Pixel coordinates in OpenCV's fixed point of 4 fractional bits."""
-    return round(float(point[0]) * 16), round(float(point[1]) * 16)
-
-
-def _head(picture: np.ndarray, points: np.ndarray, torso: float, skin: np.ndarray, facing: bool, hair: float) -> None:
-    """An oval between neck and head top: a face with a nose and eyes, or the back of a head with hair."""
-    neck, top = points[_J["upper_neck"]], points[_J["head_top"]]
-    middle, along = (neck + top) / 2, top - neck
-    angle = float(np.degrees(np.arctan2(along[1], along[0])))
-    axes = (round(0.5 * HEAD * torso * 16), round(0.36 * HEAD * torso * 16))
-    dark = (np.array([60, 40, 25]) * (0.5 + 2 * hair)).tolist()
-    tone = skin.tolist() if facing else dark
-    cv2.ellipse(picture, _fixed(middle), axes, angle, 0, 360, tone, -1, cv2.LINE_AA, 4)
-    if facing:
-        cap = (axes[0] // 2, axes[1])
-        cv2.ellipse(picture, _fixed(middle + along * 0.3), cap, angle, -90, 90, dark, -1, cv2.LINE_AA, 4)
-        side = np.array([-along[1], along[0]]) * 0.18
-        for eye in (middle + side, middle - side):
-            cv2.circle(picture, _fixed(eye), round(0.035 * torso * 16), (25, 25, 35), -1, cv2.LINE_AA, 4)
 
 
 def synthetic_people(seed: int, split: str, index: np.ndarray, height: float) -> People:

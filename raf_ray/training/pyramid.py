@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -15,12 +15,14 @@ from raf_ray.data.batches import Batch, Batches, Draw, render_pyramid
 from raf_ray.objectives import Objective
 from raf_ray.objectives.levels import Sampling, draw_levels
 from raf_ray.resolution import Size
+from raf_ray.tasks import Task
+from raf_ray.tasks.pose import Pose
 from raf_ray.training.task import Step
 
 
 @dataclass(frozen=True)
-class PoseTask:
-    """Heatmap regression on a pyramid of one tier's people."""
+class PyramidTask:
+    """One tier's people, learnt level by level of their pyramid."""
 
     batches: Batches
     levels: tuple[Size, ...]
@@ -30,6 +32,8 @@ class PoseTask:
     own_share: float | None
     objective: Objective
     bf16: bool
+    kind: Task = field(default_factory=Pose)
+    """What is learnt of them"""
     ahead: bool | None = None
     """Make the next batch on a thread while one trains; None: where a GPU trains, which leaves a core to do it."""
 
@@ -59,13 +63,13 @@ class PoseTask:
         return replace(self.batches.render(draw), levels=levels)
 
     def step(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Step:
-        levels = render_pyramid(batch, [self.levels[i] for i in batch.levels])
+        levels = render_pyramid(batch, [self.levels[i] for i in batch.levels], self.kind.targets)
         with torch.autocast(batch.joints.device.type, torch.bfloat16, enabled=self.bf16):
-            heatmaps = [model(level.images) for level in levels]
+            outputs = [model(level.images) for level in levels]
         loss = self.objective(
-            [h.float() for h in heatmaps],
+            [output.float() for output in outputs],
             [level.targets for level in levels],
-            batch.weights,
+            self.kind.weights(batch),
             [self.level_weights[i] for i in batch.levels],
         )
         terms = {f"gt_{level.size}": value for level, value in zip(levels, loss.gt, strict=False)}
@@ -77,9 +81,9 @@ class PoseTask:
 
     def fault(self, rng: np.random.Generator) -> str | None:
         for batch in self.epoch(rng):
-            for level in render_pyramid(batch, self.levels):
+            for level in render_pyramid(batch, self.levels, self.kind.targets):
                 for what in ("images", "targets"):
-                    rows = ~torch.isfinite(getattr(level, what)).flatten(1).all(dim=1)
+                    rows = ~torch.isfinite(getattr(level, what)).reshape(len(batch), -1).all(dim=1)
                     if rows.any():
                         return f"{what} of person {batch.person_id[int(rows.nonzero()[0])]} at {level.size}"
         return None

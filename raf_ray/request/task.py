@@ -1,0 +1,87 @@
+"""What is learnt, by `task.name`; and what of the config does not go with it."""
+
+from __future__ import annotations
+
+from raf_ray import tasks
+from raf_ray.config.evaluation import EvaluationConfig
+from raf_ray.config.tree import Config, ObjectiveConfig
+from raf_ray.data.people import People
+from raf_ray.errors import InputError, one_line
+from raf_ray.objectives import Switches
+from raf_ray.plugins import is_import_path, load_object
+from raf_ray.tasks import Task
+from raf_ray.tasks.interface import ANY_TASK
+
+OF_POSES = ("metric", "val_metric", "decode")
+"""Keys of `evaluation.*` that belong to poses."""
+
+
+def task_of(config: Config) -> Task:
+    """The task. Raises InputError where it is one's own and is none."""
+    name = config.task.name
+    if not is_import_path(name):
+        return tasks.built_in(name)
+    make = load_object(name, "task.name")
+    try:
+        task = make()
+    except TypeError as error:
+        raise InputError(f"task.name: {name} cannot be made without parameters: {one_line(error)}") from error
+    if not isinstance(task, Task):
+        raise InputError(f"task.name: {name} gives {type(task).__name__}, not a raf_ray.tasks.interface.Task")
+    return task
+
+
+def check_task(config: Config, task: Task) -> None:
+    """Raise InputError where keys are set that mean nothing to the task."""
+    if why := unfit_objective(config.task.name, task, config.objective):
+        raise InputError(why)
+    if task.metric is None:
+        return
+    defaults = EvaluationConfig()
+    for key in OF_POSES:
+        value = getattr(config.evaluation, key)
+        if value != getattr(defaults, key):
+            scored = f"; it is scored by {task.metric}" if key != "decode" else ""
+            raise InputError(
+                f"evaluation.{key}={value} is of poses, but task.name is {config.task.name}{scored}; leave it out"
+            )
+
+
+def check_can_be_stored(config: Config, task: Task, people: People) -> None:
+    """Raise InputError where the task's labels are pictures too, which shards that are cut before do not hold."""
+    if task.maps(people) is not None:
+        raise InputError(
+            f"task.name={config.task.name} learns from label maps, which neither prepared shards nor a search's shared "
+            "data hold; run it by itself on the data set"
+        )
+
+
+def unfit_objective(name: str, task: Task, objective: ObjectiveConfig) -> str | None:
+    """Why the task called `name` cannot go by that section, and what to do; None where it can."""
+    defaults = ObjectiveConfig()
+    for key in Switches.__annotations__:
+        value = getattr(objective, key, None)
+        if key not in ANY_TASK | task.switches and value != getattr(defaults, key, None):
+            return f"objective.{key}={value} is of heatmaps, which task.name={name} has not; leave it out"
+    return task.unfit(switches_of(objective))
+
+
+def switches_of(objective: ObjectiveConfig) -> Switches:
+    """RAF's switches, as the config has them."""
+    return Switches(
+        alpha=objective.alpha,
+        teacher=objective.teacher,
+        weighting=objective.weighting,
+        kd_weight=objective.kd_weight,
+        loss=objective.loss,
+        temperature=objective.temperature,
+        resize=objective.resize,
+    )
+
+
+def metrics_of(config: Config) -> dict[str, str]:
+    """Split -> the metric it is scored by."""
+    evaluation, own = config.evaluation, task_of(config).metric
+    if own is not None:
+        return {"val": own, "test": own}
+    return {"val": evaluation.val_metric or evaluation.metric, "test": evaluation.metric}
