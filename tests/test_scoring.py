@@ -86,7 +86,7 @@ def test_the_flip_test_averages_with_the_mirror_images_heatmaps():
         partner = int(PEOPLE.skeleton.flip_order[k])
         for x in range(12):
             by_hand[:, k, :, x] = (plain[:, k, :, x] + mirrored[:, partner, :, 11 - x]) / 2
-    assert torch.allclose(found._heatmaps(level.images, PEOPLE.skeleton), by_hand, atol=1e-6)
+    assert torch.allclose(found._outputs(level.images, PEOPLE.skeleton), by_hand, atol=1e-6)
 
 
 # --- test-time interpolation ----------------------------------------------------------------------------------
