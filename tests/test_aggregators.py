@@ -445,6 +445,17 @@ def test_a_round_in_which_too_few_answered_ends_the_run_with_a_sentence(tmp_path
         in_process(tmp_path / "run", *words)
 
 
+@pytest.mark.parametrize("words", [
+    ["federation.cohort.draw=poisson", "federation.participation=0.7", "federation.clients={high: 3, low: 6}"],
+    ["devices.profiles={high: workstation, low: phone}", "federation.clients={high: 3, low: 6}"],
+])  # fmt: skip
+def test_a_round_that_devices_or_a_draw_leave_too_small_is_refused_before_anything_starts(words):
+    asked = tiny("aggregation.name=krum", "federation.rounds=40", *words)
+    with pytest.raises(InputError, match=r"krum: by \S+ round \d+ is too small: with bad=1 it needs 5 clients .* has"):
+        prepare(asked)
+    prepare(tiny("aggregation.name=median", "federation.rounds=40", *words))
+
+
 # --- Config ------------------------------------------------------------------------------------------------------
 
 

@@ -105,8 +105,16 @@ def test_one_actor_asks_for_the_largest_share_of_any_tier():
     ("words", "says"),
     [(["algorithm.name=centralised", "algorithm.centralised.size=hgih"], r"algorithm\.centralised\.size.*hgih"),
      (["algorithm.name=centralised_mixed", "resources.profile={client: client-high-000, round: 1}"],
-      r"no client 'client-high-000' \(clients: client-pool-000\)")],
+      r"no client 'client-high-000' \(clients: client-pool-000\)"),
+     (["algorithm.name=centralised_mixed", "federation.cohort.draw=poisson", "federation.participation=0.3"],
+      r"federation\.cohort\.draw=poisson: centralised_mixed trains in one place")],
 )  # fmt: skip
 def test_what_there_is_not_is_named(words, says):
     with pytest.raises(InputError, match=says):
         prepare(tiny(*words))
+
+
+def test_a_share_of_clients_that_a_round_would_draw_is_told_to_have_no_part_in_it():
+    told = prepare(tiny("algorithm.name=centralised_mixed", "federation.participation=0.4")).notes
+    assert any("warning: centralised_mixed trains on everybody's people in each round" in note for note in told)
+    assert not any("in each round" in note for note in prepare(tiny("algorithm.name=centralised_mixed")).notes)

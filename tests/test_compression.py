@@ -176,7 +176,7 @@ def test_with_error_feedback_fedavg_comes_to_its_fixed_point_and_without_it_stal
     ([Int8(), Clip()], 1000 + 2 * 4 + 4),
 ])  # fmt: skip
 def test_bytes_by_hand(chain, size):
-    coding = Coding(WEIGHT_COUNT)
+    coding = Coding(WEIGHT_COUNT, layers=2)
     for transform in chain:
         coding = transform.coding(coding, LAYOUT)
     assert coding.num_bytes == size

@@ -357,6 +357,7 @@ def test_the_end_table_tells_hours_and_hours_to_the_target(whole):
         line.split() for line in table().splitlines() if "virtual h" in line
     )
     assert next(line.split()[-1] for line in table().splitlines() if "to target" in line) == f"{target:.3g}"
+    assert "virtual_hours" not in table()
     assert next(
         line.split()[-1] for line in table(virtual_hours_to_target=None).splitlines() if "to target" in line
     ) == "-"  # fmt: skip

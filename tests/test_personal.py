@@ -22,6 +22,10 @@ from raf_ray.request.assembly import prepare
 from raf_ray.resolution import parse_size
 from raf_ray.saved import load_run, score_run, scorer_of_run
 from raf_ray.state import Layout
+from raf_ray.training.traffic import traffic
+from raf_ray.transforms.dp import DP
+from raf_ray.transforms.half import Half
+from raf_ray.transforms.int8 import Int8
 from tests.quadratics import DIM, Quadratics, private_fixed_point, random_clients, shares
 from tests.test_methods_run import in_process, state
 from tests.tiny import tiny
@@ -258,3 +262,13 @@ def test_samples_are_drawn_again_by_the_clients_models(tmp_path, fedbn):
 def test_a_client_without_a_model_of_its_own_is_named(fedbn):
     with pytest.raises(InputError, match=r"no model-client-high-000\.pt in it; only clients that keep part"):
         load_run(fedbn, client="client-high-000")
+
+
+@pytest.mark.parametrize("name", ["int8", "dp"])
+def test_what_a_coding_adds_to_a_layer_is_counted_of_the_layers_that_are_sent(name):
+    model = build_model("demo", 17, 0)
+    layout = Layout.of(model)
+    chain = [Int8()] if name == "int8" else [Half(), DP(clipping="per_layer")]
+    bits, sent = 8 if name == "int8" else 16, [e for e in layout.weights if not e.name.startswith("head.")]
+    assert traffic(Local(), chain, model, layout)[1] == 0
+    assert traffic(FedPer(), chain, model, layout)[1] == sum(e.size for e in sent) * bits // 8 + 4 * len(sent)

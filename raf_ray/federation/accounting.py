@@ -7,7 +7,8 @@ order in which clients answer does not show. Columns of rounds.csv, in order:
     loss            mean over the people that were trained on (epochs counted) of their batches' total losses
     gt_HxW, kd_HxW  the loss's terms at a level, against target and teacher: mean over the people whose batch drew it
     update_norm_T   L2 norm of a client's change of the weights, before its share: mean over tier T's people. Norm
-                    statistics (running means and variances) are no weights. Empty where none of T took part
+                    statistics (running means and variances) are no weights, and what a method leaves with its client
+                    is not counted. Empty where none of T took part
     seconds         from the broadcast to the next state
     wait_seconds    from a client's answer to the last one's, mean over the clients
     people          trained on, epochs counted

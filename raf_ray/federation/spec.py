@@ -146,8 +146,9 @@ class FederationSpec:
     def setting(self) -> Setting:
         """What transforms work in."""
         return setting_of(
-            self.algorithm, self.transforms, self.layout, self.rounds.cohort, len(self.clients), self.aggregator
-        )
+            self.algorithm, self.transforms, self.layout, self.rounds.cohort, len(self.clients), self.aggregator,
+            devices=self.fleet is not None,
+        )  # fmt: skip
 
     def figures(self, done: int, server: Memory) -> dict[str, float]:
         """What transforms tell of the run after round `done`, given what the server keeps then."""

@@ -11,6 +11,9 @@ from rich.table import Table
 from raf_ray.federation.accounting import TOTALS
 from raf_ray.metrics import title_of
 
+HAVE_ROWS = (*TOTALS, "virtual_hours")
+"""Totals that have rows of their own, or none"""
+
 
 def results_table(runs: Mapping[str, Mapping[str, Any]], baseline: str | None = None) -> Table:
     """A column a run: score by test resolution, both drift numbers, and what it cost. Seven fit 80 characters.
@@ -44,7 +47,7 @@ def results_table(runs: Mapping[str, Mapping[str, Any]], baseline: str | None = 
     table.add_row("to ref.", *(_points(results["drift_to_reference"]) for results in every))
     table.add_section()
     table.add_row("rounds", *(str(results["rounds"]) for results in every))
-    for name in dict.fromkeys(name for results in every for name in results["totals"] if name not in TOTALS):
+    for name in dict.fromkeys(name for results in every for name in results["totals"] if name not in HAVE_ROWS):
         table.add_row(name, *(_figure(results["totals"].get(name)) for results in every))
     base = runs.get(baseline) if baseline and len(runs) > 1 else None
     if base is None:

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from raf_ray.aggregators.interface import Aggregator
 from raf_ray.config.tree import Config
 from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
@@ -134,11 +135,13 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     macs, why = macs_of(config, plans, data.counts, model)
     fleet, late = fleet_of(config, plans, macs, why, model, layout)
     check_profile(config, plans, data.counts, fleet)
+    check_answers(config, plans, data.counts, fleet)
     notes = (
         *data.notes,
         *notes,
         *late,
         *attack_notes(config, plans),
+        *pool_notes(config, plans),
         *([f"forward MACs are not told: {why}"] if why else []),
     )
     if check_pictures:
@@ -150,6 +153,21 @@ def _smallest(plans: Plans, people: np.ndarray) -> list[tuple[str, int, Size]]:
     """(name, people, smallest level) of a client of each tier and number of people."""
     of, first = np.unique(np.stack([plans.tier, people]), axis=1, return_index=True)
     return [(plans[i].name, int(n), plans.tiers[t].levels[-1]) for (t, n), i in zip(of.T, first, strict=True)]
+
+
+def pool_notes(config: Config, plans: Plans) -> tuple[str, ...]:
+    """A warning where a method with one place for all people leaves a draw of clients out. Raises InputError."""
+    if trainers(config, plans) is plans:
+        return ()
+    name = config.algorithm.name
+    if config.federation.cohort.draw == "poisson":
+        raise InputError(
+            f"federation.cohort.draw=poisson: {name} trains in one place, which such a draw would leave out of rounds; "
+            "set it to uniform"
+        )
+    if cohort_spec(config).size(len(plans)) == len(plans):
+        return ()
+    return (f"warning: {name} trains on everybody's people in each round, whatever share of the clients a round draws",)
 
 
 def check_transforms(config: Config, layout: Layout, clients: int) -> None:
@@ -189,14 +207,34 @@ def check_profile(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet
     federation = config.federation
     if profile.round > federation.rounds:
         raise InputError(f"resources.profile.round={profile.round} is beyond the run's {federation.rounds} rounds")
-    tiers = np.array([tier.name for tier in plans.tiers])[plans.tier]
-    cohort, _ = plan_cohort(cohort_spec(config), fleet, tiers, people, config.seed, profile.round - 1)
+    cohort = _trained_in(config, plans, people, fleet, profile.round - 1)
     if names.index(profile.client) not in cohort:
         who = shorten([names[i] for i in cohort]) or "nobody"
         raise InputError(
             f"resources.profile: {profile.client} does not train in round {profile.round} (federation.participation="
             f"{federation.participation:g}, federation.cohort{', devices' if fleet else ''}); that round trains {who}"
         )
+
+
+def check_answers(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet | None) -> None:
+    """Raise InputError where the aggregator cannot combine what some round brings: devices or a Poisson draw leave some
+    smaller than asked for. `people` (N,)."""
+    aggregator = aggregator_of(config)
+    if type(aggregator).fault is Aggregator.fault or (fleet is None and config.federation.cohort.draw != "poisson"):
+        return
+    for index in range(config.federation.rounds):
+        answers = len(_trained_in(config, plans, people, fleet, index))
+        fault = aggregator.fault(answers) if answers else None
+        if fault:
+            by = "devices" if fleet else "federation.cohort.draw=poisson"
+            name = config.aggregation.name
+            raise InputError(f"aggregation.name={name}: by {by} round {index + 1} is too small: {fault}")
+
+
+def _trained_in(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet | None, index: int) -> list[int]:
+    """Numbers of the clients that round `index`, from 0, trains."""
+    tiers = np.array([tier.name for tier in plans.tiers])[plans.tier]
+    return plan_cohort(cohort_spec(config), fleet, tiers, people, config.seed, index)[0]
 
 
 def check_finite(config: Config, layout: Layout, initial: np.ndarray) -> None:

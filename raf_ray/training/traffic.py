@@ -45,7 +45,9 @@ def traffic(algorithm: Algorithm, transforms: Sequence[Transform], model: nn.Mod
 
 def wire_bytes(up: Up, transforms: Sequence[Transform], layout: Layout, private: Part) -> int:
     """What an update takes on the wire: its weights coded as the transforms say, without what stays with the client."""
-    plain = coding = Coding(sum(e.size for e in layout.weights) - sum(e.size for e in private.entries if e.is_weight))
+    kept = set(private.entries)
+    sent = [entry for entry in layout.weights if entry not in kept]
+    plain = coding = Coding(sum(entry.size for entry in sent), layers=len(sent))
     for transform in transforms:
         coding = transform.coding(coding, layout)
     return up.num_bytes - private.num_bytes - plain.num_bytes + coding.num_bytes

@@ -50,4 +50,6 @@ def shorten(part: np.ndarray, norm: float) -> float:
 
 def scaled(coding: Coding, factors: int) -> Coding:
     """The coding of values that are then multiplied by so many factors: shorter than float32, they go beside them."""
-    return replace(coding, overhead=coding.overhead + factors * FACTOR_BYTES) if coding.bits < 32 else coding
+    if coding.bits >= 32 or not coding.values:
+        return coding
+    return replace(coding, overhead=coding.overhead + factors * FACTOR_BYTES)

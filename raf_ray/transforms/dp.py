@@ -91,7 +91,7 @@ class DP(Transform):
         return {WEIGHTS: clipped, WITHIN: np.array([0.5 if length <= norm else -0.5], np.float32)}, memory
 
     def coding(self, coding: Coding, layout: Layout) -> Coding:
-        return scaled(coding, len(layout.weights) if self.clipping == "per_layer" else 1)
+        return scaled(coding, coding.layers if self.clipping == "per_layer" else 1)
 
     def server(
         self, mean: Vectors, memory: Memory, cohort: Cohort, layout: Layout, rng: np.random.Generator

@@ -40,7 +40,7 @@ class Int8(Transform):
         return {**vectors, WEIGHTS: update}, memory
 
     def coding(self, coding: Coding, layout: Layout) -> Coding:
-        return replace(coding, bits=8, overhead=coding.overhead + SCALE_BYTES * len(layout.weights))
+        return replace(coding, bits=8, overhead=coding.overhead + SCALE_BYTES * coding.layers)
 
 
 def rounded(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -41,6 +41,8 @@ class Coding:
     """Of each"""
     overhead: int = 0
     """Bytes beside them: positions, scales"""
+    layers: int = 0
+    """Entries of the state that they are of"""
 
     @property
     def num_bytes(self) -> int:
