@@ -74,7 +74,7 @@ def score_run(run: SavedRun) -> tuple[Scores, People]:
         return scorer.score(split, sizes), scorer.people[split]
     clients = [(plan.name, plan.size) for plan in plan_clients(config) if plan.name in run.own]
     found = {}
-    for client, asked in sizes_of_clients(clients, sizes, len(clients)).items():
+    for client, asked in sizes_of_clients(clients, sizes, len(clients), scorer.upsampled).items():
         model, _ = load_model(run.own[client], partial(parts.model_spec, config))
         scorer.model.load_state_dict(model.state_dict())
         if asked:

@@ -98,7 +98,7 @@ def test_a_round_that_nobody_answered_is_told_without_a_loss(tmp_path):
            "mb_down": 0.0, "mb_up": 0.0, "virtual_s": 60.0, "asked": 3, "answered": 0}  # fmt: skip
     text = io.StringIO()
     ProgressDisplay(Console(file=text, width=160)).see(RoundFinished(2, 5, row))
-    assert "round 2/5  lost: nobody answered" in text.getvalue()
+    assert "round 2/5  nobody answered" in text.getvalue()
     assert "(0 of 3 devices in 60 virtual s)" in text.getvalue()
 
     folder = RunFolder(tmp_path / "run")

@@ -18,7 +18,8 @@ from raf_ray.errors import InputError
 from raf_ray.evaluation.own import OwnModel, mean_scores, sizes_of_clients, states
 from raf_ray.evaluation.scores import Scores
 from raf_ray.models import build_model, head_of
-from raf_ray.request.assembly import prepare
+from raf_ray.request.assembly import own_sizes, prepare
+from raf_ray.request.plans import upsampled_sizes
 from raf_ray.resolution import parse_size
 from raf_ray.saved import load_run, score_run, scorer_of_run
 from raf_ray.state import Layout
@@ -142,21 +143,33 @@ def sizes(*texts: str):
 def test_a_size_is_scored_by_who_owns_it_or_else_the_nearest_by_the_ratio_of_pixels():
     clients = [("a", parse_size("128x96")), ("b", parse_size("96x72")), ("c", parse_size("64x48"))]
     asked = sizes("160x120", "128x96", "112x84", "96x72", "80x60", "64x48", "48x36")
-    found = sizes_of_clients(clients, asked, 8)
+    found = sizes_of_clients(clients, asked, 8, {})
     # 112 / 96 = 1.167 < ... > 128 / 112 = 1.143; 96 / 80 = 1.2 < 80 / 64 = 1.25
     assert {client: [str(size) for size in own] for client, own in found.items()} == {
         "a": ["160x120", "128x96", "112x84"], "b": ["96x72", "80x60"], "c": ["64x48", "48x36"],
     }  # fmt: skip
 
 
+def test_a_size_that_is_interpolated_is_scored_by_who_trained_at_the_size_that_the_model_sees():
+    prepared = prepare(tiny("algorithm.name=local", "evaluation.upsample=bilinear", "evaluation.resolutions=[72x56]"))
+    (to,) = [big for small, big in upsampled_sizes(prepared.config, prepared.plans).items() if str(small) == "72x56"]
+    (owner,) = [client for client, scored in own_sizes(prepared).items() if parse_size("72x56") in scored]
+    assert (str(to), owner) == ("96x72", "client-mid-000")
+    clients = [("a", parse_size("96x72")), ("b", parse_size("64x48"))]
+    to_largest = {size: parse_size("96x72") for size in sizes("64x48", "48x36")}
+    found = sizes_of_clients(clients, sizes("96x72", "64x48", "48x36"), 8, to_largest)
+    assert found == {"a": tuple(sizes("96x72", "48x36")), "b": tuple(sizes("64x48"))}
+
+
 def test_of_two_sizes_as_near_the_larger_has_it():
     clients = [("small", parse_size("32x32")), ("large", parse_size("128x128"))]
-    assert sizes_of_clients(clients, sizes("64x64"), 8) == {"large": tuple(sizes("64x64")), "small": ()}
+    assert sizes_of_clients(clients, sizes("64x64"), 8, {}) == {"large": tuple(sizes("64x64")), "small": ()}
 
 
 def test_the_first_clients_of_each_size_are_scored():
     clients = [(f"{size}-{i}", parse_size(size)) for i in range(3) for size in ("64x48", "32x24")]
-    assert set(sizes_of_clients(clients, sizes("64x48", "32x24"), 2)) == {"64x48-0", "64x48-1", "32x24-0", "32x24-1"}
+    found = sizes_of_clients(clients, sizes("64x48", "32x24"), 2, {})
+    assert set(found) == {"64x48-0", "64x48-1", "32x24-0", "32x24-1"}
 
 
 def scores(**by_resolution: float) -> Scores:

@@ -48,18 +48,21 @@ def states(layout: Layout, part: Part, shared: np.ndarray, models: Sequence[OwnM
 
 
 def sizes_of_clients(
-    clients: Sequence[tuple[str, Size]], sizes: Sequence[Size], most: int
+    clients: Sequence[tuple[str, Size]], sizes: Sequence[Size], most: int, upsampled: Mapping[Size, Size]
 ) -> dict[str, tuple[Size, ...]]:
-    """Who is scored at which size: those who own that size; at others those who own the nearest.
+    """Who is scored at which size: those who own that size; at others those who own the one it is brought to, or else
+    the nearest.
 
     Nearest is by the ratio of pixels; of two as near, the larger.
 
     Args:
         clients: (name, own size), in order.
         most: clients of a size that are scored, the first ones.
+        upsampled: size -> the one that its images are brought to before the model.
     """
     own = sorted({size for _, size in clients}, key=lambda size: -size.pixels)
-    home = {size: min(own, key=lambda one: abs(np.log(one.pixels / size.pixels))) for size in sizes}
+    seen = {size: size if size in own else upsampled.get(size, size) for size in sizes}
+    home = {size: min(own, key=lambda one: abs(np.log(one.pixels / seen[size].pixels))) for size in sizes}
     found = {}
     for tier in own:
         scored = tuple(size for size in sizes if home[size] == tier)

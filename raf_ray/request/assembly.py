@@ -56,6 +56,7 @@ from raf_ray.request.plans import (
     round_sizes,
     trained_sizes,
     trainers,
+    upsampled_sizes,
 )
 from raf_ray.request.task import check_task, task_of
 from raf_ray.resolution import check_divides
@@ -179,7 +180,8 @@ def own_sizes(prepared: Prepared) -> OwnSizes:
     """Whose own models are scored at which sizes."""
     config, plans = prepared.config, prepared.plans
     clients = [(plan.name, plan.size) for plan in plans]
-    return sizes_of_clients(clients, final_sizes(config, plans), config.evaluation.own_models)
+    most, upsampled = config.evaluation.own_models, upsampled_sizes(config, plans)
+    return sizes_of_clients(clients, final_sizes(config, plans), most, upsampled)
 
 
 def federation_spec(prepared: Prepared, name: str) -> FederationSpec:

@@ -106,7 +106,7 @@ class ProgressDisplay:
         self._seconds.append(row["seconds"])
         recent = self._seconds[-5:]
         left = (event.rounds - event.round) * sum(recent) / len(recent)
-        loss = f"loss {row['loss']:.5f}" if "loss" in row else "lost: nobody answered"
+        loss = f"loss {row['loss']:.5f}" if "loss" in row else "nobody answered"
         text = (
             f"  round {event.round}/{event.rounds}  {loss}  {row['people_per_s']:.0f} people/s  "
             f"{row['seconds']:.1f} s  about {left:.0f} s left"
