@@ -40,7 +40,7 @@ def test_the_methods_differ_in_objective_and_clients_only():
     assert (plus.resize, plus.level_weights, plus.sampling) == ("matched", "area", "pair")
 
 
-@pytest.mark.parametrize("method", ["fedprox", "tests.tiny:Nesterov"])
+@pytest.mark.parametrize("method", ["fedprox", "raf_ray.algorithms.fedavgm:FedAvgM"])
 def test_the_runs_of_another_fl_method_are_called_by_it(method):
     label = method.rpartition(":")[2].lower()
     methods = methods_of(tiny(f"algorithm.name={method}"))

@@ -33,14 +33,14 @@ def count_macs(model: nn.Module, size: Size) -> float:
     mode = model.training
     model.eval()
     try:
-        with torch.random.fork_rng(devices=[]), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
+        with torch.random.fork_rng(devices=[]), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:  # type: ignore[no-untyped-call]
             model(torch.zeros(1, 3, size.height, size.width))  # with gradients: else torch may fuse whole layers
     finally:
         model.train(mode)
     return counter.flops / 2  # a multiplication and an addition are two
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """torch's FlopCounterMode by its own formulas, without torch's compiler, which that imports: 2 s and 160 MB."""
 
     flops = 0

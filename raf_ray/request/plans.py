@@ -21,13 +21,13 @@ def plan_clients(config: Config) -> Plans:
     """
     listed = config.federation.clients
     runs = list(listed.items()) if isinstance(listed, dict) else [(name, 1) for name in listed]
-    common = _common_tier(config, dict(runs))
-    runs = runs if common is None else [(common, count) for _, count in runs]
     for given, text in config.resolution.tiers.items():
         try:
             parse_size(text)
         except InputError as error:
             raise InputError(f"resolution.tiers.{given}: {error}") from error
+    common = _common_tier(config, dict(runs))
+    runs = runs if common is None else [(common, count) for _, count in runs]
     plans = {name: _tier_plan(config, name) for name in dict.fromkeys(name for name, _ in runs)}
     tiers = {plan.name: plan for plan in plans.values()}
     order = list(tiers)
