@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raf_ray.errors import InputError
+from raf_ray.errors import InputError, one_line
 
 Kind = TypeVar("Kind")
 
@@ -38,6 +38,18 @@ def load_object(path: str, key: str) -> Any:
     if not hasattr(module, name):
         raise InputError(f"{key}={path}: module '{module_name}' has no '{name}'")
     return getattr(module, name)
+
+
+def make_own(path: str, key: str, kind: type[Kind]) -> Kind:
+    """One's own `kind` at a path, made without parameters. Raises InputError where it is none; `key` names it there."""
+    make = load_object(path, key)
+    try:
+        own = make()
+    except TypeError as error:
+        raise InputError(f"{key}: {path} cannot be made without parameters: {one_line(error)}") from error
+    if not isinstance(own, kind):
+        raise InputError(f"{key}: {path} gives {type(own).__name__}, not a {kind.__module__}.{kind.__name__}")
+    return own
 
 
 @lru_cache

@@ -16,13 +16,12 @@ from raf_ray.data.codec import SIGMA
 from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import Skeleton
-from raf_ray.errors import InputError, one_line
 from raf_ray.evaluation.scorer import CutShard
 from raf_ray.evaluation.spec import ScorerSpec
 from raf_ray.models import ModelSpec
 from raf_ray.models.checkpoint import load_checkpoint, percent
 from raf_ray.paths import given_path
-from raf_ray.plugins import is_import_path, load_object
+from raf_ray.plugins import is_import_path, make_own
 from raf_ray.request.method import algorithm_of
 from raf_ray.request.needs import wants_gpu
 from raf_ray.request.people import augmentation_of
@@ -153,11 +152,4 @@ def _made(name: str, key: str, known: Mapping[str, type[Kind]], section: Any, ki
     """A room's part with its parameters in `section`, or one's own without any; `key` is named in errors."""
     if not is_import_path(name):
         return known[name](**(getattr(section, name).model_dump() if hasattr(section, name) else {}))
-    make = load_object(name, key)
-    try:
-        own = make()
-    except TypeError as error:
-        raise InputError(f"{key}: {name} cannot be made without parameters: {one_line(error)}") from error
-    if not isinstance(own, kind):
-        raise InputError(f"{key}: {name} gives {type(own).__name__}, not a {kind.__module__}.{kind.__name__}")
-    return own
+    return make_own(name, key, kind)

@@ -6,9 +6,9 @@ from raf_ray import tasks
 from raf_ray.config.evaluation import EvaluationConfig
 from raf_ray.config.tree import Config, ObjectiveConfig
 from raf_ray.data.people import People
-from raf_ray.errors import InputError, one_line
+from raf_ray.errors import InputError
 from raf_ray.objectives import Switches
-from raf_ray.plugins import is_import_path, load_object
+from raf_ray.plugins import is_import_path, make_own
 from raf_ray.tasks import Task
 from raf_ray.tasks.interface import ANY_TASK
 
@@ -21,14 +21,7 @@ def task_of(config: Config) -> Task:
     name = config.task.name
     if not is_import_path(name):
         return tasks.built_in(name)
-    make = load_object(name, "task.name")
-    try:
-        task = make()
-    except TypeError as error:
-        raise InputError(f"task.name: {name} cannot be made without parameters: {one_line(error)}") from error
-    if not isinstance(task, Task):
-        raise InputError(f"task.name: {name} gives {type(task).__name__}, not a raf_ray.tasks.interface.Task")
-    return task
+    return make_own(name, "task.name", Task)  # type: ignore[type-abstract]
 
 
 def check_task(config: Config, task: Task) -> None:
