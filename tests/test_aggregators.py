@@ -465,8 +465,12 @@ class Largest(OneByOne):
 
 
 def test_they_are_made_from_the_config_with_its_parameters():
-    words = ["aggregation.krum.bad=3", "aggregation.krum.keep=2", "aggregation.trimmed_mean.share=0.1"]
-    made = {name: aggregator_of(load_config(overrides=[*words, f"aggregation.name={name}"])) for name in built_in()}
+    words = {"krum": ["aggregation.krum.bad=3", "aggregation.krum.keep=2"],
+             "trimmed_mean": ["aggregation.trimmed_mean.share=0.1"]}  # fmt: skip
+    made = {
+        name: aggregator_of(load_config(overrides=[*words.get(name, []), f"aggregation.name={name}"]))
+        for name in built_in()
+    }
     assert made["krum"] == Krum(bad=3, keep=2) and made["trimmed_mean"] == TrimmedMean(share=0.1)
     assert made["mean"] == Mean() == aggregator_of(load_config()) and made["median"] == Median()
     own = aggregator_of(load_config(overrides=["aggregation.name=tests.test_aggregators:Largest"]))

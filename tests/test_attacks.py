@@ -167,8 +167,11 @@ def test_how_many_are_bad_is_noted_and_half_of_them_is_a_warning(share, says):
 
 
 def test_they_are_made_from_the_config_with_its_parameters():
-    words = ["attack.sign_flip.scale=2", "attack.noise.std=0.5", "attack.label_shift.steps=3"]
-    made = {name: attack_of(load_config(overrides=[*words, f"attack.name={name}"])) for name in built_in()}
+    words = {"sign_flip": "scale=2", "noise": "std=0.5", "label_shift": "steps=3"}
+    made = {
+        name: attack_of(load_config(overrides=[f"attack.name={name}", f"attack.{name}.{words[name]}"]))
+        for name in built_in()
+    }
     assert made == {"sign_flip": SignFlip(2.0), "noise": NoiseAttack(0.5), "label_shift": LabelShift(3)}
 
 

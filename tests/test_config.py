@@ -126,3 +126,24 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "objective.alpha" in done.stdout and "paper_mpii" in done.stdout and "examples:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("algorithm.fedprox.mu=0.1", "set algorithm.name=fedprox"),
+        ("aggregation.krum.bad=4", "set aggregation.name=krum"),
+        ("attack.noise.std=1", "set attack.name=noise"),
+        ("attack.share=0.5", "name an attack"),
+        ("transforms.clip.norm=3", r"set transforms.apply=\[clip\]"),
+    ],
+)
+def test_a_parameter_of_what_was_not_chosen_is_refused(word, says):
+    with pytest.raises(InputError, match=f"{word.split('=')[0]} is of .*{says}, or leave it out"):
+        load_config(overrides=[word])
+
+
+def test_a_file_may_hold_the_parameters_of_what_a_word_then_chooses(tmp_path):
+    (tmp_path / "a.yaml").write_text("algorithm: {fedprox: {mu: 0.5}}")
+    assert load_config(file=tmp_path / "a.yaml").algorithm.name == "fedavg"
+    assert load_config(file=tmp_path / "a.yaml", overrides=["algorithm.name=fedprox"]).algorithm.fedprox.mu == 0.5

@@ -55,7 +55,26 @@ def load_config(presets: Iterable[str] = (), file: str | Path | None = None, ove
         merge(values, read_yaml(existing_file(file, "config file")))
     for word in overrides:
         merge(values, parse_override(word))
-    return validate(Config, values)
+    config = validate(Config, values)
+    for word in overrides:
+        _check_used(config, word.partition("=")[0].strip())
+    return config
+
+
+def _check_used(config: Config, key: str) -> None:
+    """Raise InputError where a word's key is a parameter of a part that was not chosen, and would do nothing."""
+    chosen: dict[str, Sequence[str | None]] = {
+        "algorithm.name": [config.algorithm.name], "aggregation.name": [config.aggregation.name],
+        "attack.name": [config.attack.name], "transforms.apply": config.transforms.apply,
+    }  # fmt: skip
+    for chooser, names in chosen.items():
+        room, part = chooser.split(".")[0], key.split(".")
+        if part[0] == room and len(part) == 3 and part[1] not in names:
+            choice = f"[{part[1]}]" if chooser == "transforms.apply" else part[1]
+            now = shown(names if chooser == "transforms.apply" else names[0] or "null")
+            raise InputError(f"{key} is of {part[1]}, and {chooser} is {now}; set {chooser}={choice}, or leave it out")
+    if key in ("attack.share", "attack.tier") and config.attack.name is None:
+        raise InputError(f"{key} is of bad clients, and attack.name is null; name an attack, or leave it out")
 
 
 def parse_override(word: str) -> Json:
