@@ -147,3 +147,15 @@ def test_a_file_may_hold_the_parameters_of_what_a_word_then_chooses(tmp_path):
     (tmp_path / "a.yaml").write_text("algorithm: {fedprox: {mu: 0.5}}")
     assert load_config(file=tmp_path / "a.yaml").algorithm.name == "fedavg"
     assert load_config(file=tmp_path / "a.yaml", overrides=["algorithm.name=fedprox"]).algorithm.fedprox.mu == 0.5
+
+
+@pytest.mark.parametrize(("word", "near"), [("algorithm.name=fedporx", "fedprox"), ("objective.name=mkrd", "mrkd"),
+                                            ("transforms.apply=[clp]", "clip")])  # fmt: skip
+def test_a_name_that_there_is_not_is_answered_with_the_nearest_one(word, near):
+    with pytest.raises(InputError, match=rf"\(got '\w+'; did you mean '{near}'\?\)"):
+        load_config(overrides=[word])
+
+
+def test_a_name_like_no_other_is_answered_with_the_list_alone():
+    with pytest.raises(InputError, match=r"must be .* \(got 'xyz'\)"):
+        load_config(overrides=["algorithm.name=xyz"])

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -242,7 +243,16 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return _plain(first)
     key = ".".join(str(part) for part in first["loc"][:2]) if len(same) > 1 else place
-    return f"{key}: {message} (got {shown(first['input'])})"
+    return f"{key}: {message} (got {shown(first['input'])}{_meant(first)})"
+
+
+def _meant(error: Any) -> str:
+    """Of a name that is none of a list's, the one that is near it."""
+    if error["type"] != "literal_error" or not isinstance(error["input"], str):
+        return ""
+    known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+    close = difflib.get_close_matches(error["input"][:100], known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _plain(error: Any) -> str:
