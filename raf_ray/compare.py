@@ -116,7 +116,7 @@ def compare(
     # Equal compute needs the budget's method too, whether it is run or not.
     budget_of = run_name(config, "raf")
     asked = {**chosen, budget_of: every[budget_of]} if equal_compute else chosen
-    prepared = {name: assembly.prepare(method, check_pictures=False) for name, method in asked.items()}
+    prepared = {name: _prepared(name, method, config) for name, method in asked.items()}
     if equal_compute:
         prepared = {name: r for name, r in at_equal_compute(prepared, budget_of).items() if name in chosen}
         console.print(
@@ -147,6 +147,16 @@ def compare(
     if problem := picture_problem(output / "drift.png", draw_drift, results):
         warn(console, problem)
     return results
+
+
+def _prepared(name: str, method: Config, config: Config) -> Prepared:
+    """A checked request. Raises InputError, which names the run where it is one of a tier alone."""
+    try:
+        return assembly.prepare(method, check_pictures=False)
+    except InputError as error:
+        if method.federation.clients == config.federation.clients:
+            raise
+        raise InputError(f"{name}, where all clients are of one tier: {error}; --only leaves it out") from error
 
 
 def _one(

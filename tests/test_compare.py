@@ -49,6 +49,15 @@ def test_the_runs_of_another_fl_method_are_called_by_it(method):
     assert {config.algorithm.name for config in methods.values()} == {method}
 
 
+def test_what_a_one_tier_reference_cannot_be_is_said_of_it(tmp_path):
+    config = tiny("attack.name=noise", "attack.tier=low", "attack.share=0.3", "federation.engine=in_process")
+    said = r"fedavg-high, where all clients are of one tier: attack\.tier=low: no client .*; --only leaves it out"
+    with pytest.raises(InputError, match=said):
+        compare(config, tmp_path / "out", only=None, equal_compute=False, resume=False, overwrite=False, address=None,
+                console=Console(quiet=True))  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
 def test_all_start_from_the_same_weights_and_people():
     prepared = [assembly.prepare(config) for config in methods_of(CONFIG).values()]
     for request in prepared[1:]:

@@ -404,6 +404,9 @@ def test_mlflow_gets_epsilon_of_every_round(seed, tmp_path):
     (["transforms.dp.delta=0.4"], r"transforms.dp.delta=0.4 is not below 1 / 3 clients"),
     (["transforms.dp.clipping=adaptive"], r"count has noise of 0.15.*set transforms.dp.count_noise above 0.5"),
     (["model.name=simple_baseline", *SMALL], r"norms gather .*running_mean.*take a model with GroupNorm"),
+    (["model.name=simple_baseline", *SMALL, "algorithm.name=fedbn"], r"norms gather .*num_batches_tracked"),
+    (["aggregation.name=median"], r"dp: the accountant knows of sums.*set aggregation.name=mean"),
+    (["devices.profiles={high: phone, mid: phone, low: phone}"], r"dp: devices decide who answers.*set devices=null"),
     (["transforms.dp.noise_multiplier=0"], r"transforms.dp.noise_multiplier"),
 ])  # fmt: skip
 def test_what_the_accountant_cannot_answer_for_is_refused_in_a_sentence_before_anything_starts(words, says):

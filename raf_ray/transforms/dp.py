@@ -147,10 +147,11 @@ class DP(Transform):
         further = [name for name in setting.algorithm.sends if name != WEIGHTS]
         if further:
             return f"the method sends {', '.join(further)} beside the update, which would be unprotected; take another"
+        private = setting.algorithm.is_private
         gathered = [
             entry.name
             for entry in setting.layout.entries
-            if not (entry.is_weight or setting.algorithm.is_private(entry))
+            if entry.kind == "counters" or not (entry.is_weight or private(entry))  # counters are sent in any case
         ]
         if gathered:
             return (
