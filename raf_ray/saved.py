@@ -54,11 +54,7 @@ def load_run(folder: Path, overrides: Sequence[str] = (), client: str | None = N
     """Open a run folder, with its model or a client's own. Raises InputError where it holds no such finished model."""
     for name in ("config.yaml", model_file(client)):
         if not (folder / name).is_file():
-            told = (
-                "; the first clients of a size have one where they keep part of it, as with fedbn (evaluation.own_models)"
-                if client
-                else ""
-            )
+            told = "; the first clients of a size have one where they keep part of it, as with fedbn" if client else ""
             raise InputError(f"{folder} holds no finished run: there is no {name} in it{told if '-' in name else ''}")
     values = read_yaml(folder / "config.yaml")
     for word in overrides:
