@@ -341,7 +341,7 @@ def test_a_round_of_nobody_is_counted_like_any_other(whole, seed):
 
 
 def test_a_round_of_nobody_without_dp_leaves_the_model_as_it_was(seed, tmp_path):
-    words = (*POISSON, "transforms.apply=[]", f"seed={seed}")
+    words = (*(word for word in POISSON if not word.startswith("transforms.")), f"seed={seed}")
     empty = cohorts(seed, 4).index(0)
     before = run(tmp_path / "before", *words, f"federation.rounds={empty}", "optimizer.schedule=constant").folder
     after = run(tmp_path / "after", *words, f"federation.rounds={empty + 1}", "optimizer.schedule=constant").folder
