@@ -23,9 +23,9 @@ from raf_ray.metrics.drift import drift_to_reference
 from raf_ray.report.figure import picture_problem
 from raf_ray.report.plots import draw_drift
 from raf_ray.request import assembly
-from raf_ray.request.assembly import Prepared
 from raf_ray.request.people import picture_notes
 from raf_ray.request.plans import expected_pixels, plan_clients
+from raf_ray.request.prepared import Prepared
 from raf_ray.request.task import task_of, unfit_objective
 from raf_ray.runs.folder import RunFolder
 from raf_ray.runs.output import check_free, writing_to

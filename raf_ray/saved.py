@@ -20,9 +20,9 @@ from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.errors import InputError
-from raf_ray.evaluation.own import mean_scores, sizes_of_clients
+from raf_ray.evaluation.own import sizes_of_clients
 from raf_ray.evaluation.scorer import Scorer
-from raf_ray.evaluation.scores import Scores
+from raf_ray.evaluation.scores import Scores, mean_scores
 from raf_ray.models import size_divisor
 from raf_ray.models.saving import load_model
 from raf_ray.request import parts

@@ -18,8 +18,9 @@ from raf_ray.data.people import People, PictureError
 from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.errors import InputError, RunError
 from raf_ray.experiment.shards import prepare_shards
-from raf_ray.request.assembly import Prepared, prepare
+from raf_ray.request.assembly import prepare
 from raf_ray.request.parts import client_spec
+from raf_ray.request.prepared import Prepared
 from raf_ray.training.clients import OwnedPeople
 from raf_ray.training.exchange import Down
 from tests.tiny import tiny

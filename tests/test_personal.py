@@ -15,8 +15,8 @@ from raf_ray.algorithms.fedper import FedPer
 from raf_ray.algorithms.interface import PRIVATE
 from raf_ray.algorithms.local import Local
 from raf_ray.errors import InputError
-from raf_ray.evaluation.own import OwnModel, mean_scores, sizes_of_clients, states
-from raf_ray.evaluation.scores import Scores
+from raf_ray.evaluation.own import OwnModel, sizes_of_clients, states
+from raf_ray.evaluation.scores import Scores, mean_scores
 from raf_ray.models import build_model, head_of
 from raf_ray.request.assembly import own_sizes, prepare
 from raf_ray.request.plans import upsampled_sizes

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from raf_ray.evaluation.scores import Scores
 from raf_ray.resolution import Size
 from raf_ray.state import Layout, Part
 
@@ -69,24 +68,3 @@ def sizes_of_clients(
         for client in [name for name, size in clients if size == tier][:most]:
             found[client] = scored
     return found
-
-
-def mean_scores(by_client: Mapping[str, Scores], sizes: Sequence[Size]) -> Scores:
-    """One record of all: at each size the mean over the clients scored there, each weighing the same."""
-    every = list(by_client.values())
-    at = {str(size): [scores for scores in every if str(size) in scores.by_resolution] for size in sizes}
-    return replace(
-        every[0],
-        by_resolution={size: float(np.mean([s.by_resolution[size] for s in found])) for size, found in at.items()},
-        per_joint={size: _mean([s.per_joint[size] for s in found]) for size, found in at.items()},
-        extra={size: _mean([s.extra[size] for s in found]) for size, found in at.items() if size in found[0].extra},
-        upsampled={size: found[0].upsampled[size] for size, found in at.items()},
-        bad_pictures=max(scores.bad_pictures for scores in every),
-        samples=tuple(sample for scores in every for sample in scores.samples),
-        by_client={client: dict(scores.by_resolution) for client, scores in by_client.items()},
-    )
-
-
-def _mean(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Name -> the mean over records of the same names."""
-    return {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}

@@ -18,8 +18,8 @@ from raf_ray.data.people import People
 from raf_ray.data.shard import Shard, cut_shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import RunError
-from raf_ray.evaluation.own import OwnModel, mean_scores
-from raf_ray.evaluation.scores import Sample, Scores
+from raf_ray.evaluation.own import OwnModel
+from raf_ray.evaluation.scores import Sample, Scores, mean_scores
 from raf_ray.metrics import Score
 from raf_ray.resolution import Size
 from raf_ray.state import Entry, Layout

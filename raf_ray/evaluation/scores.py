@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
+from raf_ray.evaluation.own import OwnModel
 from raf_ray.resolution import Size
-
-if TYPE_CHECKING:
-    from raf_ray.evaluation.own import OwnModel
 
 
 @dataclass(frozen=True)
@@ -62,3 +60,24 @@ class ScoreModel(Protocol):
         own: Sequence[OwnModel] = (),
     ) -> Scores:
         """With `own`, each of those models at its sizes, and the mean over them."""
+
+
+def mean_scores(by_client: Mapping[str, Scores], sizes: Sequence[Size]) -> Scores:
+    """One record of all: at each size the mean over the clients scored there, each weighing the same."""
+    every = list(by_client.values())
+    at = {str(size): [scores for scores in every if str(size) in scores.by_resolution] for size in sizes}
+    return replace(
+        every[0],
+        by_resolution={size: float(np.mean([s.by_resolution[size] for s in found])) for size, found in at.items()},
+        per_joint={size: _mean([s.per_joint[size] for s in found]) for size, found in at.items()},
+        extra={size: _mean([s.extra[size] for s in found]) for size, found in at.items() if size in found[0].extra},
+        upsampled={size: found[0].upsampled[size] for size, found in at.items()},
+        bad_pictures=max(scores.bad_pictures for scores in every),
+        samples=tuple(sample for scores in every for sample in scores.samples),
+        by_client={client: dict(scores.by_resolution) for client, scores in by_client.items()},
+    )
+
+
+def _mean(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Name -> the mean over records of the same names."""
+    return {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}

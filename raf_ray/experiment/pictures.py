@@ -12,8 +12,8 @@ from raf_ray.models.saving import load_model
 from raf_ray.report.figure import picture_problem
 from raf_ray.report.plots import draw_drift, draw_samples
 from raf_ray.request import parts
-from raf_ray.request.assembly import Prepared
 from raf_ray.request.plans import trained_sizes
+from raf_ray.request.prepared import Prepared
 from raf_ray.runs.folder import model_file
 
 

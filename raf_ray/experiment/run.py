@@ -26,7 +26,8 @@ from raf_ray.federation.engines import Engine, InProcess, OnRay
 from raf_ray.federation.events import Event, Failed, Finished, Noted
 from raf_ray.files import Json
 from raf_ray.paths import given_path
-from raf_ray.request.assembly import Prepared, federation_spec, prepare
+from raf_ray.request.assembly import federation_spec, prepare
+from raf_ray.request.prepared import Prepared
 from raf_ray.runs.folder import RunFolder
 from raf_ray.storage import Storage, is_uri, open_storage
 from raf_ray.tracking.checks import check_tracking

@@ -7,9 +7,9 @@ from functools import lru_cache, partial
 from raf_ray.cluster.planner import free_nodes, plan_federation
 from raf_ray.cluster.shares import ActorShares, PerActor
 from raf_ray.errors import RunError
-from raf_ray.request.assembly import Prepared
 from raf_ray.request.needs import needs_of
 from raf_ray.request.parts import client_spec
+from raf_ray.request.prepared import Prepared
 from raf_ray.training.dry_step import dry_step
 
 

@@ -14,7 +14,7 @@ from raf_ray.config import Config
 from raf_ray.errors import described
 from raf_ray.federation.events import Event
 from raf_ray.files import Json
-from raf_ray.request.assembly import Prepared
+from raf_ray.request.prepared import Prepared
 from raf_ray.terminal import warn
 
 log = logging.getLogger(__name__)

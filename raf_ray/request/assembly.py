@@ -6,20 +6,14 @@ Everything that can be wrong with a request is found here, before a folder is ma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 
 from raf_ray.config.tree import Config
 from raf_ray.data.people import People
-from raf_ray.data.shard import cut_shard
-from raf_ray.data.skeletons import Skeleton
-from raf_ray.devices.profiles import Fleet
 from raf_ray.errors import InputError
 from raf_ray.evaluation.own import OwnSizes, sizes_of_clients
-from raf_ray.evaluation.scorer import CutShard
 from raf_ray.federation.spec import Clients, FederationSpec, HostsSpec, RoundsSpec
 from raf_ray.models import size_divisor
 from raf_ray.models.norms import check_norms
@@ -58,6 +52,7 @@ from raf_ray.request.plans import (
     trainers,
     upsampled_sizes,
 )
+from raf_ray.request.prepared import Prepared
 from raf_ray.request.task import check_task, task_of
 from raf_ray.resolution import check_divides
 from raf_ray.state import Layout
@@ -66,42 +61,6 @@ from raf_ray.training.pool import OpenPool
 from raf_ray.training.spec import OpenClients
 
 LoadData = Callable[[Config, Plans, Sequence[Split]], tuple[Owned, dict[str, People]]]
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A checked request, ready to run. It is equal to itself alone."""
-
-    config: Config
-    plans: Plans
-    data: Owned
-    held_out: dict[str, People]
-    """`val`, and `test` unless the run is scored on `val` to the end"""
-    layout: Layout
-    initial: np.ndarray
-    """(num_bytes,) uint8 initial global state"""
-    cut: CutShard = cut_shard
-    """How the scorer gets its crops."""
-    notes: tuple[str, ...] = ()
-    """Sentences for the user: what a checkpoint did not fill ..."""
-    macs: np.ndarray | None = None
-    """(N,) expected forward MACs of each client's round; None: they could not be counted"""
-    fleet: Fleet | None = None
-    """The clients' devices, where `devices` asks for them"""
-
-    @property
-    def trainers(self) -> Plans:
-        """Who trains: the clients, or the one that has all their people."""
-        return trainers(self.config, self.plans)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """What the model's outputs are of"""
-        return task_of(self.config).outputs(self.skeleton)
-
-    @property
-    def skeleton(self) -> Skeleton:
-        return self.held_out["val"].skeleton
 
 
 def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = True) -> Prepared:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,11 +11,9 @@ from raf_ray.config.tree import Config
 from raf_ray.files import Json
 from raf_ray.request.attackers import bad_clients
 from raf_ray.request.plans import trained_sizes, upsampled_sizes
+from raf_ray.request.prepared import Prepared
 from raf_ray.request.task import metrics_of
 from raf_ray.training.clients import Plans
-
-if TYPE_CHECKING:
-    from raf_ray.request.assembly import Prepared
 
 
 def attack_facts(config: Config, plans: Plans) -> Json | None:

@@ -22,8 +22,8 @@ from raf_ray.data.encoded import OnBadImage
 from raf_ray.data.packed import PackedShard, pack
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard, cut_shard
-from raf_ray.request.assembly import Prepared
 from raf_ray.request.people import Split, augmentation_of, load_data
+from raf_ray.request.prepared import Prepared
 from raf_ray.resolution import Size
 from raf_ray.training.clients import ClientData, Owned, OwnedShards, Plans
 from raf_ray.training.spec import margins_of

@@ -26,9 +26,10 @@ from raf_ray.federation.engines import Engine, InProcess, InTrial
 from raf_ray.federation.events import Event, RoundFinished, Scored
 from raf_ray.files import Json, write_json
 from raf_ray.metrics.drift import drift_spread
-from raf_ray.request.assembly import Prepared, federation_spec, prepare
+from raf_ray.request.assembly import federation_spec, prepare
 from raf_ray.request.needs import needs_of
 from raf_ray.request.plans import asked_sizes, plan_clients, trained_sizes
+from raf_ray.request.prepared import Prepared
 from raf_ray.runs.folder import RunFolder
 from raf_ray.search.ledger import TrialRecord
 from raf_ray.search.shared_data import shared_load, uri_of, with_shared_pixels

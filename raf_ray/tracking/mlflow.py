@@ -16,8 +16,8 @@ from raf_ray.config.tree import TrackingConfig
 from raf_ray.federation.events import Event, RoundFinished, Scored
 from raf_ray.files import Json
 from raf_ray.metrics.drift import drift_spread
-from raf_ray.request.assembly import Prepared
 from raf_ray.request.plans import trained_sizes
+from raf_ray.request.prepared import Prepared
 from raf_ray.runs.folder import RunFolder
 from raf_ray.tracking.labels import git_tags, run_tags
 from raf_ray.tracking.log import Log, Warn, spared

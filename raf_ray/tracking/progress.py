@@ -13,7 +13,7 @@ from rich.text import Text
 from raf_ray.evaluation.scores import Scores
 from raf_ray.federation.events import ClientsFinished, Event, Noted, RoundFinished, RoundStarted, Scored
 from raf_ray.files import Json
-from raf_ray.request.assembly import Prepared
+from raf_ray.request.prepared import Prepared
 from raf_ray.resolution import tier_label
 from raf_ray.terminal import warn
 
