@@ -38,7 +38,7 @@ from raf_ray.training.exchange import Down, Up
 from tests.quadratics import DIM, Quadratic, Quadratics, Vector, optimum, random_clients
 from tests.test_deaths import Kills
 from tests.test_spread import weights as trained_by
-from tests.tiny import tiny
+from tests.tiny import StopAfter, tiny
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -417,16 +417,8 @@ def whole(tmp_path_factory):
 
 
 def test_a_resume_gives_the_same_bits(whole, tmp_path):
-    class Stops:
-        def begin(self, prepared, folder): ...
-        def see(self, event):
-            if type(event).__name__ == "RoundFinished" and event.round == 2:
-                raise RuntimeError("stopped by the test")
-
-        def end(self, folder, results): ...
-
     with pytest.raises(RuntimeError, match="stopped by the test"):
-        in_process(tmp_path / "part", *ALL, watchers=[Stops()])
+        in_process(tmp_path / "part", *ALL, watchers=[StopAfter(2)])
     in_process(tmp_path / "part", *ALL, resume=True)
     assert torch.equal(state(tmp_path / "part"), state(whole))
 

@@ -15,8 +15,8 @@ from raf_ray.request.assembly import prepare
 from raf_ray.request.needs import needs_of
 from raf_ray.training.pool import PooledTask
 from tests.quadratics import random_clients
-from tests.test_methods_run import StopAfter, in_process, same
-from tests.tiny import tiny
+from tests.test_methods_run import in_process, same
+from tests.tiny import StopAfter, tiny
 
 MIXED = ("algorithm.name=centralised_mixed", "federation.rounds=3")
 

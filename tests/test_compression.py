@@ -21,7 +21,7 @@ from raf_ray.transforms.int8 import Int8
 from raf_ray.transforms.interface import Coding
 from raf_ray.transforms.topk import RESIDUAL, TopK
 from tests.quadratics import Quadratics, fedavg_fixed_point, random_clients, shares
-from tests.tiny import tiny
+from tests.tiny import StopAfter, tiny
 
 LAYOUT = Layout((Entry("a", (600,), "weights", 0), Entry("b", (400,), "weights", 600),
                  Entry("mean", (24,), "statistics", 1000)))  # fmt: skip
@@ -224,15 +224,7 @@ def test_several_clients_an_actor_on_ray_give_the_same_bits(whole, ray_cluster, 
 
 
 def test_a_resume_gives_the_same_bits(whole, tmp_path):
-    class Stops:
-        def begin(self, prepared, folder): ...
-        def see(self, event):
-            if type(event).__name__ == "RoundFinished" and event.round == 2:
-                raise RuntimeError("stopped by the test")
-
-        def end(self, folder, results): ...
-
     words = [*CHAIN, "federation.engine=in_process"]
     with pytest.raises(RuntimeError, match="stopped by the test"):
-        run(tmp_path / "part", *words, watchers=[Stops()])
+        run(tmp_path / "part", *words, watchers=[StopAfter(2)])
     assert torch.equal(state(run(tmp_path / "part", *words, resume=True)), state(whole))

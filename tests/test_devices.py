@@ -24,7 +24,7 @@ from raf_ray.federation.cohort import CohortSpec, draw_cohort, plan_cohort
 from raf_ray.federation.events import Noted
 from raf_ray.report.tables import results_table
 from raf_ray.request.assembly import federation_spec, prepare
-from tests.tiny import WORDS, tiny
+from tests.tiny import WORDS, StopAfter, tiny
 
 UNSTEADY = (
     "devices.profiles={high: {preset: workstation, availability: 0.6}, mid: {preset: camera, availability: 0.5}, "
@@ -228,16 +228,8 @@ def test_the_clock_of_a_run_is_the_sum_of_its_rounds(whole):
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits_and_clock(whole, tmp_path):
-    class Stops:
-        def begin(self, prepared, folder): ...
-        def see(self, event):
-            if type(event).__name__ == "RoundFinished" and event.round == 3:
-                raise RuntimeError("stopped by the test")
-
-        def end(self, folder, results): ...
-
     with pytest.raises(RuntimeError, match="stopped by the test"):
-        in_process(tmp_path / "part", *UNSTEADY, watchers=[Stops()])
+        in_process(tmp_path / "part", *UNSTEADY, watchers=[StopAfter(3)])
     again = in_process(tmp_path / "part", *UNSTEADY, resume=True)
     assert torch.equal(state(again.folder), state(whole.folder)) and rows(again.folder) == rows(whole.folder)
     for name in ("virtual_hours_to_target", "by_resolution"):

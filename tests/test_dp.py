@@ -31,7 +31,7 @@ from raf_ray.training.exchange import Up
 from raf_ray.transforms.dp import DP, NORM, WITHIN
 from raf_ray.transforms.epsilon import epsilon
 from raf_ray.transforms.interface import Setting
-from tests.tiny import tiny
+from tests.tiny import StopAfter, tiny
 
 LAYOUT = Layout((Entry("a", (30, 10), "weights", 0), Entry("b", (200,), "weights", 300)))
 COUNT = 500
@@ -349,21 +349,10 @@ def test_a_round_of_nobody_without_dp_leaves_the_model_as_it_was(seed, tmp_path)
 
 
 def test_a_resume_after_any_round_gives_the_same_bits_clip_norms_and_epsilon(whole, seed, tmp_path):
-    class Stops:
-        def __init__(self, done):
-            self.done = done
-
-        def begin(self, prepared, folder): ...
-        def see(self, event):
-            if type(event).__name__ == "RoundFinished" and event.round == self.done:
-                raise RuntimeError("stopped by the test")
-
-        def end(self, folder, results): ...
-
     words = [*POISSON, ROUNDS, f"seed={seed}"]
     for done in (1, 2, 3):
         with pytest.raises(RuntimeError, match="stopped by the test"):
-            run(tmp_path / "part", *words, watchers=[Stops(done)], resume=done > 1)
+            run(tmp_path / "part", *words, watchers=[StopAfter(done)], resume=done > 1)
     part = run(tmp_path / "part", *words, resume=True)
     assert torch.equal(state(part.folder), state(whole.folder))
     for name in ("epsilon", "clip_norm", "loss"):

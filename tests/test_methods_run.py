@@ -13,9 +13,8 @@ import torch
 
 from raf_ray import run_federation
 from raf_ray.errors import RunError
-from raf_ray.federation.events import RoundFinished
 from raf_ray.request import assembly
-from tests.tiny import tiny
+from tests.tiny import StopAfter, tiny
 
 SCAFFOLD = ("algorithm.name=scaffold", "federation.rounds=3")
 KEPT = {
@@ -37,21 +36,6 @@ KEPT = {
         *SCAFFOLD, "algorithm.scaffold.option=I", "optimizer.name=sgd", "optimizer.reset_each_round=false",
     ),
 }  # fmt: skip
-
-
-class StopAfter:
-    """A watcher that ends the run after a round, as a kill would."""
-
-    def __init__(self, done: int) -> None:
-        self.done = done
-
-    def begin(self, prepared, folder): ...
-
-    def see(self, event):
-        if isinstance(event, RoundFinished) and event.round == self.done:
-            raise RuntimeError("stopped by the test")
-
-    def end(self, folder, results): ...
 
 
 def in_process(path: Path, *words: str, **options):

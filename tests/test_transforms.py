@@ -19,7 +19,7 @@ from raf_ray.transforms import built_in
 from raf_ray.transforms.clip import Clip
 from raf_ray.transforms.interface import Transform
 from raf_ray.transforms.noise import Noise
-from tests.tiny import tiny
+from tests.tiny import StopAfter, tiny
 
 RNG = np.random.default_rng(0)
 BOTH = ("transforms.apply=[clip, noise]", "transforms.clip.norm=0.05", "transforms.noise.std=0.01")
@@ -114,17 +114,9 @@ def test_no_round_moves_the_weights_farther_than_the_norm(tmp_path):
 
 
 def test_a_resume_gives_the_same_bits(whole, tmp_path):
-    class Stops:
-        def begin(self, prepared, folder): ...
-        def see(self, event):
-            if type(event).__name__ == "RoundFinished" and event.round == 2:
-                raise RuntimeError("stopped by the test")
-
-        def end(self, folder, results): ...
-
     words = [*BOTH, "federation.rounds=3"]
     with pytest.raises(RuntimeError, match="stopped by the test"):
-        in_process(tmp_path / "part", *words, watchers=[Stops()])
+        in_process(tmp_path / "part", *words, watchers=[StopAfter(2)])
     in_process(tmp_path / "part", *words, resume=True)
     assert torch.equal(state(tmp_path / "part"), state(whole))
 

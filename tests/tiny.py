@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raf_ray.config import Config, load_config
+from raf_ray.federation.events import RoundFinished
 
 WORDS = (
     "data.people_per_client=12", "data.val_people=6", "data.test_people=6", "federation.rounds=2",
@@ -13,3 +14,18 @@ WORDS = (
 def tiny(*words: str) -> Config:
     """The demo, shrunk; later words win."""
     return load_config(overrides=[*WORDS, *words])
+
+
+class StopAfter:
+    """A watcher that ends the run after a round, as a kill would."""
+
+    def __init__(self, done: int) -> None:
+        self.done = done
+
+    def begin(self, prepared, folder): ...
+
+    def see(self, event):
+        if isinstance(event, RoundFinished) and event.round == self.done:
+            raise RuntimeError("stopped by the test")
+
+    def end(self, folder, results): ...
