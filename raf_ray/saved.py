@@ -22,7 +22,7 @@ from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.errors import InputError
 from raf_ray.evaluation.own import sizes_of_clients
 from raf_ray.evaluation.scorer import Scorer
-from raf_ray.evaluation.scores import Scores, mean_scores
+from raf_ray.evaluation.scores import Scores
 from raf_ray.models import size_divisor
 from raf_ray.models.saving import load_model
 from raf_ray.request import parts
@@ -52,10 +52,10 @@ class SavedRun:
 
 def load_run(folder: Path, overrides: Sequence[str] = (), client: str | None = None) -> SavedRun:
     """Open a run folder, with its model or a client's own. Raises InputError where it holds no such finished model."""
-    for name in ("config.yaml", model_file(client)):
+    whose = "; the first clients of a size have one where they keep part of it, as with fedbn" if client else ""
+    for name, told in (("config.yaml", ""), (model_file(client), whose)):
         if not (folder / name).is_file():
-            told = "; the first clients of a size have one where they keep part of it, as with fedbn" if client else ""
-            raise InputError(f"{folder} holds no finished run: there is no {name} in it{told if '-' in name else ''}")
+            raise InputError(f"{folder} holds no finished run: there is no {name} in it{told}")
     values = read_yaml(folder / "config.yaml")
     for word in overrides:
         merge(values, parse_override(word))
@@ -73,13 +73,12 @@ def score_run(run: SavedRun) -> tuple[Scores, People]:
     if not run.own:
         return scorer.score(split, sizes), scorer.people[split]
     clients = [(plan.name, plan.size) for plan in plan_clients(config) if plan.name in run.own]
-    found = {}
-    for client, asked in sizes_of_clients(clients, sizes, len(clients), scorer.upsampled).items():
-        model, _ = load_model(run.own[client], partial(parts.model_spec, config))
-        scorer.model.load_state_dict(model.state_dict())
-        if asked:
-            found[client] = scorer.score(split, asked)
-    return mean_scores(found, sizes), scorer.people[split]
+    asked = sizes_of_clients(clients, sizes, len(clients), scorer.upsampled)
+
+    def state_of(client: str) -> np.ndarray:
+        return scorer.layout.read(load_model(run.own[client], partial(parts.model_spec, config))[0])
+
+    return scorer.score_each(asked, state_of, split, sizes), scorer.people[split]
 
 
 def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[Size]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raf_ray.data.augment import NO_MARGINS, apply
-from raf_ray.data.batches import Batches, render_pyramid
+from raf_ray.data.batches import Batch, Batches, render_pyramid
 from raf_ray.data.crop import Margins
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard, cut_shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import RunError
-from raf_ray.evaluation.own import OwnModel
+from raf_ray.evaluation.own import OwnModel, OwnSizes
 from raf_ray.evaluation.scores import Sample, Scores, mean_scores
 from raf_ray.metrics import Score
 from raf_ray.resolution import Size
@@ -81,14 +81,32 @@ class Scorer:
         if not own:
             self.layout.write(buffer, self.model)
             return self.score(split, sizes, sample_sizes)
-        part, to_draw = self.layout.part(self.is_private), list(sample_sizes)
+        part, models = self.layout.part(self.is_private), {one.client: one for one in own}
+
+        def state_of(client: str) -> np.ndarray:
+            return models[client].state(self.layout, part, buffer)
+
+        return self.score_each({one.client: one.sizes for one in own}, state_of, split, sizes, sample_sizes)
+
+    def score_each(
+        self,
+        asked: OwnSizes,
+        state_of: Callable[[str], np.ndarray],
+        split: str,
+        sizes: Sequence[Size],
+        sample_sizes: Sequence[Size] = (),
+    ) -> Scores:
+        """Score clients' own models, each at those of `sizes` that `asked` gives it, and the mean over them.
+
+        `state_of`: a client's state, (num_bytes,) uint8; asked for when its turn comes.
+        """
         found: dict[str, Scores] = {}
-        for one in own:
-            asked = [size for size in sizes if size in one.sizes]
-            if asked:
-                self.layout.write(one.state(self.layout, part, buffer), self.model)
-                found[one.client] = self.score(split, asked, [size for size in asked if size in to_draw])
-                to_draw = [size for size in to_draw if size not in asked]
+        to_draw = list(sample_sizes)
+        for client, own_sizes in asked.items():
+            if own := [size for size in sizes if size in own_sizes]:
+                self.layout.write(state_of(client), self.model)
+                found[client] = self.score(split, own, [size for size in own if size in to_draw])
+                to_draw = [size for size in to_draw if size not in own]
         return mean_scores(found, sizes)
 
     def score(self, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size] = ()) -> Scores:
@@ -140,13 +158,7 @@ class Scorer:
         """(N, ...) what the task's score needs of each person, (N,) bool: the picture could be read."""
         shard, count = batches.shard, len(batches.shard)
         judged = np.zeros((count, 0), np.float32)
-        for start in range(0, count, batches.batch_size):
-            index = np.arange(start, min(start + batches.batch_size, count))
-            batch = batches.collate(index, np.random.default_rng(0))
-            if batch is None:
-                continue
-            kept = np.array([i for i in index if int(i) not in batches.bad])
-            images = self._seen(render_pyramid(batch, [shard.size])[0].images, shard.size)
+        for kept, batch, images in self._shown(batches):
             answer = self.task.answer(self._outputs(images, shard.skeleton), self.decode)
             found = self.task.judged(answer, batch, Size(*images.shape[-2:]), shard.size)
             if judged.shape[1:] != found.shape[1:]:
@@ -162,19 +174,24 @@ class Scorer:
         read. The model must have features (`raf_ray.models.head_of`)."""
         batches = self._batches_of(split, size)
         self.model.eval()
-        found, kept = [], []
-        for start in range(0, len(batches.shard), batches.batch_size):
-            index = np.arange(start, min(start + batches.batch_size, len(batches.shard)))
-            batch = batches.collate(index, np.random.default_rng(0))
-            if batch is not None:
-                images = self._seen(render_pyramid(batch, [size])[0].images, size)
-                found.append(self.model.features(images).float().mean((2, 3)).cpu().numpy())  # type: ignore[operator]
-                kept += [i for i in index.tolist() if i not in batches.bad]
+        found: list[np.ndarray] = []
         read = np.zeros(len(batches.shard), bool)
-        read[kept] = True
+        for kept, _, images in self._shown(batches):
+            found.append(self.model.features(images).float().mean((2, 3)).cpu().numpy())  # type: ignore[operator]
+            read[kept] = True
         pooled = np.zeros((len(read), found[0].shape[1] if found else 0), np.float32)
         pooled[read] = np.concatenate([*found, pooled[:0]])
         return pooled, read
+
+    def _shown(self, batches: Batches) -> Iterator[tuple[np.ndarray, Batch, Tensor]]:
+        """(n,) places of people whose picture can be read, their batch, and (n, 3, H, W) as the model sees them."""
+        size, count = batches.shard.size, len(batches.shard)
+        for start in range(0, count, batches.batch_size):
+            index = np.arange(start, min(start + batches.batch_size, count))
+            batch = batches.collate(index, np.random.default_rng(0))
+            if batch is not None:
+                kept = np.array([i for i in index if int(i) not in batches.bad])
+                yield kept, batch, self._seen(render_pyramid(batch, [size])[0].images, size)
 
     def _seen(self, images: Tensor, size: Size) -> Tensor:
         """(B, 3, H, W) of a test size as the model sees them."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from raf_ray.evaluation.scores import Sample
 from raf_ray.files import Json
 from raf_ray.models.saving import load_model
@@ -45,13 +47,15 @@ def _predicted(prepared: Prepared, folder: Path, results: Json) -> Sequence[Samp
     """The people that the run's last scoring has shown."""
     config = prepared.config
     scorer = parts.scorer_spec(config, prepared.held_out, cut=prepared.cut).build()
-    left = trained_sizes(prepared.plans)
-    by_client = results.get("by_client") or {None: [str(size) for size in left]}
-    found: list[Sample] = []
-    for client, scored in by_client.items():
-        sizes = [size for size in left if str(size) in scored]
-        left = [size for size in left if size not in sizes]
-        if sizes:
-            model, _ = load_model(folder / model_file(client), partial(parts.model_spec, config))
-            found += scorer(prepared.layout.read(model), config.evaluation.split, sizes, sizes).samples
-    return found
+    split, sizes = config.evaluation.split, trained_sizes(prepared.plans)
+
+    def state_of(client: str | None) -> np.ndarray:
+        model, _ = load_model(folder / model_file(client), partial(parts.model_spec, config))
+        return prepared.layout.read(model)
+
+    by_client: Json = results.get("by_client") or {}
+    if not by_client:
+        return scorer(state_of(None), split, sizes, sizes).samples
+    drawn_by = {size: next(client for client, scored in by_client.items() if str(size) in scored) for size in sizes}
+    asked = {client: tuple(s for s in sizes if drawn_by[s] == client) for client in by_client}
+    return scorer.score_each(asked, state_of, split, sizes, sizes).samples
