@@ -69,7 +69,12 @@ class Clients:
     @cached_property
     def tiers(self) -> dict[str, str]:
         """Client -> tier"""
-        return {name: self.tier_names[tier] for name, tier in zip(self.names.tolist(), self.tier.tolist(), strict=True)}
+        return dict(zip(self.names.tolist(), self.tier_of.tolist(), strict=True))
+
+    @cached_property
+    def tier_of(self) -> np.ndarray:
+        """(N,) str, each client's tier"""
+        return np.array(self.tier_names)[self.tier]
 
 
 @dataclass(frozen=True)
@@ -171,8 +176,7 @@ class FederationSpec:
     def cohort(self, round_index: int) -> tuple[list[int], RoundPlan | None]:
         """See `raf_ray.federation.cohort.plan_cohort`."""
         clients, asked = self.clients, self.rounds
-        tiers = np.array(clients.tier_names)[clients.tier]
-        return plan_cohort(asked.cohort, self.fleet, tiers, clients.people, asked.seed, round_index)
+        return plan_cohort(asked.cohort, self.fleet, clients.tier_of, clients.people, asked.seed, round_index)
 
     def hours_to_target(self, folder: RunFolder) -> Json:
         """With devices and a target, when it was first reached: by the folder's tables, which hold earlier sessions."""

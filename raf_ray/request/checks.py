@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from raf_ray.aggregators.interface import Aggregator
@@ -79,7 +81,7 @@ def check_profile(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet
     federation = config.federation
     if profile.round > federation.rounds:
         raise InputError(f"resources.profile.round={profile.round} is beyond the run's {federation.rounds} rounds")
-    cohort = _trained_in(config, plans, people, fleet, profile.round - 1)
+    cohort = _cohorts(config, plans, people, fleet)(profile.round - 1)
     if names.index(profile.client) not in cohort:
         who = shorten([names[i] for i in cohort]) or "nobody"
         raise InputError(
@@ -94,8 +96,9 @@ def check_answers(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet
     aggregator = aggregator_of(config)
     if type(aggregator).fault is Aggregator.fault or (fleet is None and config.federation.cohort.draw != "poisson"):
         return
+    trained_in = _cohorts(config, plans, people, fleet)
     for index in range(config.federation.rounds):
-        answers = len(_trained_in(config, plans, people, fleet, index))
+        answers = len(trained_in(index))
         fault = aggregator.fault(answers) if answers else None
         if fault:
             by = "devices" if fleet else "federation.cohort.draw=poisson"
@@ -103,10 +106,10 @@ def check_answers(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet
             raise InputError(f"aggregation.name={name}: by {by} round {index + 1} is too small: {fault}")
 
 
-def _trained_in(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet | None, index: int) -> list[int]:
-    """Numbers of the clients that round `index`, from 0, trains."""
-    tiers = np.array([tier.name for tier in plans.tiers])[plans.tier]
-    return plan_cohort(cohort_spec(config), fleet, tiers, people, config.seed, index)[0]
+def _cohorts(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet | None) -> Callable[[int], list[int]]:
+    """Round, from 0 -> numbers of the clients that it trains."""
+    spec, tiers = cohort_spec(config), np.array([tier.name for tier in plans.tiers])[plans.tier]
+    return lambda index: plan_cohort(spec, fleet, tiers, people, config.seed, index)[0]
 
 
 def check_finite(config: Config, layout: Layout, initial: np.ndarray) -> None:
