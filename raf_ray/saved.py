@@ -14,7 +14,7 @@ from torch import nn
 from raf_ray.config import Config
 from raf_ray.config.loading import merge, parse_override, read_yaml, validate
 from raf_ray.data.augment import NO_MARGINS
-from raf_ray.data.batches import Batches, render_pyramid
+from raf_ray.data.batches import Batches, images_at
 from raf_ray.data.codec import decode, heatmap_to_image
 from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
@@ -143,5 +143,5 @@ def predict(
     batches = Batches(shard, count, None, torch.device("cpu"))
     batch = batches.collate(np.arange(count), np.random.default_rng(0))
     assert batch is not None
-    points, peaks = decode(run.model(render_pyramid(batch, [size])[0].images), run.config.evaluation.decode)
+    points, peaks = decode(run.model(images_at(batch, [size])[0]), run.config.evaluation.decode)
     return shard.crop_to_picture(heatmap_to_image(points).numpy()), peaks.numpy()

@@ -112,11 +112,14 @@ def render_pyramid(
     batch: Batch, levels: Sequence[Size], targets: Callable[[Batch, Size], Tensor] = heatmaps_of
 ) -> list[Level]:
     """Images by exact area averaging of the same crops, targets from the same labels, at each of `levels`."""
+    images = images_at(batch, levels)
+    return [Level(size, own, targets(batch, size)) for size, own in zip(levels, images, strict=True)]
+
+
+def images_at(batch: Batch, levels: Sequence[Size]) -> list[Tensor]:
+    """(B, 3, H, W) of the batch's crops at each size, by exact area averaging."""
     pixels = normalise(batch.crops)  # once: the average of normalised pixels is the normalised average
-    rendered = []
-    for size in levels:
-        rendered.append(Level(size, reduce(pixels, size).permute(0, 3, 1, 2), targets(batch, size)))
-    return rendered
+    return [reduce(pixels, size).permute(0, 3, 1, 2) for size in levels]
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raf_ray.data.augment import NO_MARGINS, apply
-from raf_ray.data.batches import Batch, Batches, render_pyramid
+from raf_ray.data.batches import Batch, Batches, images_at
 from raf_ray.data.crop import Margins
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard, cut_shard
@@ -191,7 +191,7 @@ class Scorer:
             batch = batches.collate(index, np.random.default_rng(0))
             if batch is not None:
                 kept = np.array([i for i in index if int(i) not in batches.bad])
-                yield kept, batch, self._seen(render_pyramid(batch, [size])[0].images, size)
+                yield kept, batch, self._seen(images_at(batch, [size])[0], size)
 
     def _seen(self, images: Tensor, size: Size) -> Tensor:
         """(B, 3, H, W) of a test size as the model sees them."""
