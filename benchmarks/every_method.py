@@ -1,7 +1,7 @@
 """Every FL method with and without RAF on the demo's synthetic people: ``python -m benchmarks.every_method``.
 
 Parameters are chosen on seeds 11 to 13, by plain federations' scores on val, and judged on seeds 0 to 2, by all scores
-on test. Finished runs stay below `--output` and are not run again.
+on test. Finished runs stay below `--output` and are not run again; `--jobs` of them run at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,10 @@ OTHERS = ("fedavg", "scaffold", "fedbn", "fedper", "local", "centralised_mixed",
 TIERS = ("128x96", "96x72", "64x48")
 
 
+Asked = tuple[str, dict[str, float], int, bool, str]
+"""method, parameters, seed, whether with RAF, split"""
+
+
 @dataclass(frozen=True)
 class Runs:
     """Runs of one size, kept in a folder."""
@@ -42,6 +48,15 @@ class Runs:
     output: Path
     people: int
     rounds: int
+    jobs: int
+    """At a time, a thread each"""
+
+    def finish(self, asked: Sequence[Asked], title: str, console: Console) -> None:
+        """Run what has not been run, some at a time."""
+        with ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn")) as pool:
+            waiting = [pool.submit(self.results, *one) for one in asked]
+            for done in track(as_completed(waiting), title, total=len(waiting), console=console):
+                done.result()
 
     def results(self, method: str, parameters: dict[str, float], seed: int, raf: bool, split: str) -> dict[str, Any]:
         told = "".join(f"-{key}-{value:g}" for key, value in parameters.items())
@@ -50,7 +65,7 @@ class Runs:
             f"algorithm.name={method}", *(f"algorithm.{method}.{key}={value}" for key, value in parameters.items()),
             f"seed={seed}", f"objective.name={'mrkd' if raf else 'heatmap'}", f"evaluation.split={split}",
             f"data.people_per_client={self.people}", f"federation.rounds={self.rounds}",
-            f"evaluation.every={self.rounds}", "federation.engine=in_process", "resources.threads=2",
+            f"evaluation.every={self.rounds}", "federation.engine=in_process", "resources.threads=1",
             "tracking.mlflow=false", f"federation.checkpoint_every={self.rounds}",
         ]  # fmt: skip
         config = load_config(overrides=words)
@@ -67,7 +82,8 @@ def choose(runs: Runs, console: Console) -> dict[str, dict[str, float]]:
         table.add_column(name, justify="right" if name in ("mean", "seeds") else "left")
     best: dict[str, tuple[float, dict[str, float]]] = {}
     asked = [(method, parameters) for method, grid in GRIDS.items() for parameters in grid]
-    for method, parameters in track(asked, "choosing", console=console):
+    runs.finish([(*one, seed, False, "val") for one in asked for seed in CHOOSING], "choosing", console)
+    for method, parameters in asked:
         scores = [mean_over_sizes(runs.results(method, parameters, seed, False, "val")) for seed in CHOOSING]
         found = statistics.mean(scores)
         table.add_row(method, _told(parameters), f"{found:.1f}", " ".join(f"{score:.1f}" for score in scores))
@@ -84,7 +100,9 @@ def judge(runs: Runs, chosen: dict[str, dict[str, float]], console: Console) -> 
         table.add_column(name, justify="left" if name in ("method", "objective") else "right")
     base: dict[str, float] = {}
     every = [(method, raf) for method in (*OTHERS[:1], *GRIDS, *OTHERS[1:]) for raf in (False, True)]
-    for method, raf in track(every, "judging", console=console):
+    wanted = [(method, chosen.get(method, {}), seed, raf, "test") for method, raf in every for seed in JUDGING]
+    runs.finish(wanted, "judging", console)
+    for method, raf in every:
         parameters = chosen.get(method, {})
         found = [runs.results(method, parameters, seed, raf, "test") for seed in JUDGING]
         cost = {key: statistics.mean(one["totals"][key] for one in found) for key in ("forward_pixels", "mb_up")}
@@ -117,10 +135,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.every_method", description=__doc__)
     parser.add_argument("--people", type=int, default=600, help="a client (the demo's 600)")
     parser.add_argument("--rounds", type=int, default=11, help="of each run (the demo's 11)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a thread each")
     parser.add_argument("--output", type=Path, default=Path("runs/every_method"))
     asked = parser.parse_args()
     console = Console(width=150)
-    runs = Runs(asked.output / f"{asked.people}x{asked.rounds}", asked.people, asked.rounds)
+    runs = Runs(asked.output / f"{asked.people}x{asked.rounds}", asked.people, asked.rounds, asked.jobs)
     judge(runs, choose(runs, console), console)
 
 
