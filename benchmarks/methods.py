@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.figures import Section, interval
 from raf_ray.config import load_config
-from raf_ray.federation.backend import InProcessBackend
+from raf_ray.federation.backend import Group, InProcessBackend
 from raf_ray.federation.server import Server
 from raf_ray.request.assembly import federation_spec, prepare
 from raf_ray.request.method import algorithm_of
@@ -42,10 +42,10 @@ class Rounds:
 
     def seconds(self) -> float:
         begin = time.perf_counter()
-        total = self._server.round({client.name: client.people for client in self._cohort})
+        total = self._server.round([(client.name, client.people) for client in self._cohort])
         down = self._backend.publish(self._server.down())
-        for answer in self._backend.train(down, self.index, self._cohort, total.weigher):
-            total.add(answer.total)
+        for answer in self._backend.train([Group(down, self.index, self._cohort, total.weigher)]):
+            total.add(answer.total, [receipt.client for receipt in answer.receipts])
         self._server.step(total)
         self.index += 1
         return time.perf_counter() - begin

@@ -123,13 +123,13 @@ class Quadratics:
         """One round; what went up, by client."""
         chosen = [self.clients[i] for i in cohort or range(len(self.clients))]
         down = self.server.down()
-        total = self.server.round({client.name: len(client.task) for client in chosen})
+        total = self.server.round([(client.name, len(client.task)) for client in chosen])
         ups = {}
         for client in chosen:
             ups[client.name], _, self.memories[client.name] = client.train(
                 down, down.version, self.memories.get(client.name)
             )
-            total.add(ups[client.name])
+            total.add(ups[client.name], [client.name])
         self.server.step(total)
         return ups
 

@@ -260,15 +260,15 @@ def ups_of(count: int = 7, seed: int = 0) -> list[Up]:
 def state_after(aggregator: Aggregator, groups) -> bytes:
     """The server's state after a round whose updates come in these groups, each from one host."""
     server, ups = server_of(aggregator), ups_of()
-    total = server.round({up.client: 10 + 5 * i for i, up in enumerate(ups)})
+    total = server.round([(up.client, 10 + 5 * i) for i, up in enumerate(ups)])
     for group in groups:
         if len(group) == 1 and total.weigher.streams:
-            total.add(ups[group[0]])
+            total.add(ups[group[0]], [ups[group[0]].client])
             continue
         part = type(total.total)()
         for i in group:
             part.add(ups[i], total.weigher.shares(ups[i], total.people[ups[i].client]))
-        total.add(part.narrowed())
+        total.add(part.narrowed(), [ups[i].client for i in group])
     server.step(total)
     return server.state.tobytes()
 
@@ -301,9 +301,9 @@ def test_of_clients_that_send_the_same_each_is_the_mean_to_the_bit(aggregator):
     states = []
     for one in (aggregator, Mean()):
         server = server_of(one)
-        total = server.round({f"c{i}": 10 for i in range(4)})
+        total = server.round([(f"c{i}", 10) for i in range(4)])
         for i in range(4):
-            total.add(Up(f"c{i}", 0, {WEIGHTS: update}, np.zeros(0, np.int64)))
+            total.add(Up(f"c{i}", 0, {WEIGHTS: update}, np.zeros(0, np.int64)), [f"c{i}"])
         server.step(total)
         states.append(LAYOUT.floats(server.state).tolist())
     assert states[0] == states[1] == update.tolist()
@@ -315,7 +315,7 @@ def test_hosts_add_up_for_the_mean_and_send_each_update_in_float32_for_the_other
     host = Host(clients.open, 100.0)
     turns = [Turn(clients[i].name, i, clients[i].people) for i in range(2)]
     for aggregator, kind in ((Mean(), ExactSum), (Median(), Collected)):
-        weigher = server_of(aggregator).round({turn.client: turn.people for turn in turns}).weigher
+        weigher = server_of(aggregator).round([(turn.client, turn.people) for turn in turns]).weigher
         trained, _ = host.train(Down(0, prepared.initial, {}), 0, turns, [None, None], weigher, False)
         assert type(trained.total) is kind and trained.total.clients == 2 and not trained.failures
     assert [(up.client, up.vectors[WEIGHTS].dtype) for up in trained.total.ups] == [

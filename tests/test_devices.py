@@ -184,7 +184,8 @@ def test_where_all_are_there_the_cohort_is_the_one_of_no_devices(draw):
     tiers, people = np.array(["high"] * 20 + ["low"] * 30), np.arange(1, 51)
     fleet, spec = fleet_of([1.0] * 50, Rules(over_select=1.0)), CohortSpec(1.0, 12, draw)
     for index in range(20):
-        drawn, plan = plan_cohort(spec, fleet, tiers, people, 3, index)
+        work = plan_cohort(spec, fleet, tiers, people, 3, index)
+        drawn, plan = work.clients, work.plan
         assert drawn == draw_cohort(spec, tiers, people, 3, index) == sorted(plan.answered.tolist())
 
 
@@ -192,7 +193,8 @@ def test_a_cohort_is_drawn_from_those_that_are_there():
     tiers, people = np.array(["high"] * 20 + ["low"] * 30), np.ones(50, int)
     fleet = fleet_of([1.0] * 50, Rules(over_select=1.5), availability=0.5)
     for index in range(20):
-        drawn, plan = plan_cohort(CohortSpec(1.0, 8), fleet, tiers, people, 3, index)
+        work = plan_cohort(CohortSpec(1.0, 8), fleet, tiers, people, 3, index)
+        drawn, plan = work.clients, work.plan
         assert draw_trips(fleet, 3, index).there[plan.asked].all()
         assert (len(plan.asked), len(drawn)) == (12, 8)
 
@@ -209,7 +211,8 @@ def test_only_those_train_who_answer_on_the_clock(whole):
     spec = federation_spec(prepare(tiny(*UNSTEADY)), "run")
     names = spec.clients.tier_names
     for index, row in enumerate(rows(whole.folder)):
-        drawn, plan = spec.cohort(index)
+        work = spec.work(index)
+        drawn, plan = work.clients, work.plan
         assert {tier for tier in names if row[f"update_norm_{tier}"]} == {spec.clients[i].tier for i in drawn}
         assert float(row["virtual_s"]) == round(plan.seconds, 6)
         assert [int(row[name]) for name in ("asked", "answered", "dropped", "late")] == [
@@ -313,7 +316,7 @@ def test_planned_traffic_is_what_clients_then_send(words, tmp_path):
 def test_a_profiled_client_must_answer_in_its_round():
     words = [*UNSTEADY, "federation.engine=in_process"]
     spec = federation_spec(prepare(tiny(*words)), "run")
-    lost = next(index for index in range(6) if 0 not in spec.cohort(index)[0])
+    lost = next(index for index in range(6) if 0 not in spec.work(index).clients)
     with pytest.raises(InputError, match=f"client-high-000 does not train in round {lost + 1} .*, devices"):
         prepare(tiny(*words, f"resources.profile={{client: client-high-000, round: {lost + 1}}}"))
 

@@ -216,9 +216,9 @@ def test_adaptive_clipping_comes_to_the_quantile_of_known_norms(start):
     for _ in range(200):
         down = server.down()
         sent = {name.removeprefix("transform.0."): values for name, values in down.vectors.items()}
-        total = server.round({f"c{i}": 1 for i in range(100)})
+        total = server.round([(f"c{i}", 1) for i in range(100)])
         for i in range(100):
-            total.add(Up(f"c{i}", 0, sent_by(transform, update_of(1.0 + i, i), sent), np.zeros(0, np.int64)))
+            total.add(Up(f"c{i}", 0, sent_by(transform, update_of(1.0 + i, i), sent), np.zeros(0, np.int64)), [f"c{i}"])
         server.step(total)
         path.append(float(server.memory[f"transform.0.{NORM}"][0]))
     assert np.median(path[120:]) == pytest.approx(30, rel=0.1)
@@ -245,7 +245,7 @@ def server_of(transforms, start: float = 1.0) -> Server:
 def test_a_round_of_nobody_is_a_step_of_noise_alone_and_without_dp_changes_nothing():
     private, plain = server_of([DP(clip=0.5)]), server_of([])
     for server in (private, plain):
-        server.step(server.round({}))
+        server.step(server.round([]))
         assert server.version == 1
     assert (LAYOUT.floats(plain.state) == 1).all()
     noise = LAYOUT.floats(private.state).astype(np.float64) - 1
@@ -259,10 +259,10 @@ def test_how_many_were_drawn_does_not_scale_one_clients_part():
         steps = []
         for length in (0.0, 1.0):
             server = server_of([quiet], 0.0)
-            total = server.round({f"c{i}": 1 for i in range(cohort)})
+            total = server.round([(f"c{i}", 1) for i in range(cohort)])
             for i in range(cohort):
                 update = update_of(length if i == 0 else 1.0, i)
-                total.add(Up(f"c{i}", 0, sent_by(quiet, update), np.zeros(0, np.int64)))
+                total.add(Up(f"c{i}", 0, sent_by(quiet, update), np.zeros(0, np.int64)), [f"c{i}"])
             server.step(total)
             steps.append(LAYOUT.floats(server.state).astype(np.float64))
         assert np.linalg.norm(steps[1] - steps[0]) == pytest.approx(1 / 2.0, rel=1e-5)
@@ -273,10 +273,10 @@ def test_a_client_that_fails_adds_nothing_and_leaves_the_others_parts_as_they_ar
     steps = {}
     for name, transforms in (("dp", [DP(clip=1.0, noise_multiplier=1e-9)]), ("plain", [])):
         server = server_of(transforms, 0.0)
-        total = server.round({f"c{i}": 1 for i in range(4)})
+        total = server.round([(f"c{i}", 1) for i in range(4)])
         updates = [update_of(1.0, i) for i in range(3)]
         for i, update in enumerate(updates):
-            total.add(Up(f"c{i}", 0, {WEIGHTS: update}, np.zeros(0, np.int64)))
+            total.add(Up(f"c{i}", 0, {WEIGHTS: update}, np.zeros(0, np.int64)), [f"c{i}"])
         server.step(total)
         steps[name] = LAYOUT.floats(server.state)
     np.testing.assert_allclose(steps["dp"], np.sum(updates, 0) / 2.0, atol=1e-6)
@@ -433,7 +433,7 @@ def test_the_method_is_told_of_the_expected_cohort_alone():
     for transforms in ([DP()], []):
         server = Server(Tells("equal"), LAYOUT, 20, np.zeros(LAYOUT.num_bytes, np.uint8), {}, transforms=transforms,
                         expected=2.0)  # fmt: skip
-        total = server.round({"c": 1})
-        total.add(Up("c", 0, {WEIGHTS: update_of(1.0)}, np.zeros(0, np.int64)))
+        total = server.round([("c", 1)])
+        total.add(Up("c", 0, {WEIGHTS: update_of(1.0)}, np.zeros(0, np.int64)), ["c"])
         server.step(total)
     assert told == [2.0, 1]

@@ -82,8 +82,12 @@ KINDS = {
     "rare checkpoints": ["federation.checkpoint_every=2", "evaluation.every=2"],
     "final scores on val": ["evaluation.split=val"],
     "final scores on val at other sizes": ["evaluation.split=val", "evaluation.round_sizes=all"],
+    "nobody waits for whole rounds": [
+        "algorithm.name=fedbuff", "devices.profiles={high: phone, mid: camera, low: phone}", "transforms.apply=[topk]",
+        "federation.participation=1", "federation.rounds=4",
+    ],
     "all take part": ["federation.participation=1"],
-}
+}  # fmt: skip
 
 
 FREE = (

@@ -187,9 +187,9 @@ def test_fedavg_is_the_weighted_mean_of_the_clients_models():
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, -2.0]]))
     server = Server(FedAvg("people"), layout, 2, layout.read(model), {})
-    total = server.round({"a": 10, "b": 30})
+    total = server.round([("a", 10), ("b", 30)])
     for name, local in (("a", [2.0, 0.0]), ("b", [5.0, -4.0])):
         update = np.array(local, np.float32) - np.array([1.0, -2.0], np.float32)
-        total.add(Up(name, 0, {"weights": update}, np.zeros(0, np.int64)))
+        total.add(Up(name, 0, {"weights": update}, np.zeros(0, np.int64)), [name])
     server.step(total)
     assert layout.floats(server.state).tolist() == [4.25, -3.0] and server.version == 1

@@ -9,6 +9,7 @@ A round, and where a method has its say (`Algorithm`, on the server; `LocalRule`
       LocalRule.finish      update and steps -> vectors that go up, and the client's new memory
       LocalRule.close       at the end, or where the round failed
     Algorithm.weight      of each vector in its mean
+    Algorithm.discount    of what comes from an older state, where the method does not wait for whole rounds (`pace`)
     Algorithm.server_step weights and mean vectors -> new weights, and the server's new memory
 
 Weights are (num_weights,) vectors in the layout's order. What norms gather (running statistics) is averaged by the
@@ -74,6 +75,18 @@ class Cohort:
     """Clients of the federation"""
     expected: float
     """Clients that a round trains, in expectation"""
+    discount: float = 1.0
+    """Weighted mean of the discounts of those updates"""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a server that does not wait for whole rounds goes on, see `raf_ray.devices.buffered`."""
+
+    concurrency: int
+    """Clients at work at a time"""
+    buffer: int
+    """Updates that it steps on"""
 
 
 class LocalRule:
@@ -124,6 +137,14 @@ class Algorithm(ABC):
     def common_tier(self, sizes: Mapping[str, Size]) -> str | None:
         """The tier, or HxW, that all people are seen at, given the clients' tiers; None: each at its owner's."""
         return None
+
+    def pace(self, clients: int) -> Pace | None:
+        """Of a federation of so many clients; None: the server waits for whole rounds."""
+        return None
+
+    def discount(self, staleness: int) -> float:
+        """Factor in (0, 1] of the weight of an update from a state so many rounds old, see `pace`."""
+        return 1.0
 
     def requires(self, setting: Setting) -> str | None:
         """Why the method cannot work in that setting, and what to do; None where it can."""

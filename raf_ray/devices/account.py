@@ -6,6 +6,7 @@ Columns, after those of `raf_ray.federation.accounting`:
     asked, answered, dropped, late  clients; the last three add up to the first
     virtual_mb_down, virtual_mb_up  moved by all who were asked, those who were lost or late up to where they came.
                                     mb_down and mb_up are of those who answered alone
+    staleness                       where the server does not wait for whole rounds: mean over the answers, in rounds
 """
 
 from __future__ import annotations
@@ -30,10 +31,15 @@ class VirtualAccount:
     tier: np.ndarray
     """(N,) int, place of each client's tier in `tier_names`"""
     tier_names: Sequence[str]
+    is_buffered: bool = False
+    """Whether answers may come from older states"""
     seconds: float = 0.0
     """Of the rounds so far"""
     _costs: dict[str, dict[str, float]] = field(default_factory=dict)
     """Tier -> sums of `COSTS`, of the tiers that were asked"""
+
+    def columns(self) -> tuple[str, ...]:
+        return (*COLUMNS, "staleness") if self.is_buffered else COLUMNS
 
     def add(self, plan: RoundPlan) -> dict[str, float]:
         """Count a round in; its columns."""
@@ -45,9 +51,11 @@ class VirtualAccount:
                 cost[name] += math.fsum(values[of == place].tolist())
         seconds = round(plan.seconds, 6)
         self.seconds += seconds
-        row = (seconds, len(plan.asked), len(plan.answered), plan.dropped, plan.late,
-               round(math.fsum(plan.mb_down.tolist()), 6), round(math.fsum(plan.mb_up.tolist()), 6))  # fmt: skip
-        return dict(zip(COLUMNS, row, strict=True))
+        row = [seconds, len(plan.asked), len(plan.answered), plan.dropped, plan.late,
+               round(math.fsum(plan.mb_down.tolist()), 6), round(math.fsum(plan.mb_up.tolist()), 6)]  # fmt: skip
+        if plan.staleness is not None:
+            row.append(round(float(plan.staleness.mean()), 6))
+        return dict(zip(self.columns(), row, strict=True))
 
     def totals(self) -> dict[str, float]:
         """What results.json's totals say besides."""

@@ -51,6 +51,9 @@ class RoundPlan:
     """(n,) float64 forward MACs of that time"""
     mb_down: np.ndarray
     mb_up: np.ndarray
+    staleness: np.ndarray | None = None
+    """(m,) int64 rounds between the state that each answer came from and the newest; None: the server waits for whole
+    rounds"""
 
 
 def draw_trips(fleet: Fleet, seed: int, round_index: int) -> Trips:
@@ -83,8 +86,6 @@ def plan_round(fleet: Fleet, trips: Trips, goal: int, select: Callable[[np.ndarr
         close = close if fleet.rules.deadline_s is None else min(close, fleet.rules.deadline_s)
     dropped = int((lost <= close).sum())
     busy = np.minimum(np.minimum(ends, lost), close)
-    down, compute, up = fleet.down_s[asked], fleet.compute_s[asked], fleet.up_s[asked]
-    work = fleet.work
     return RoundPlan(
         asked=asked,
         answered=answered,
@@ -92,11 +93,20 @@ def plan_round(fleet: Fleet, trips: Trips, goal: int, select: Callable[[np.ndarr
         dropped=dropped,
         late=len(asked) - len(answered) - dropped,
         busy_s=busy,
-        macs=work.macs[asked] * _part(busy - down, compute),
-        mb_down=work.bytes_down / 1e6 * _part(busy, down),
-        # Who answered sent all of it, whatever the sum of the phases rounds to.
-        mb_up=work.bytes_up / 1e6 * np.where(np.isin(asked, answered), 1.0, _part(busy - down - compute, up)),
+        **moved(fleet, asked, busy, np.isin(asked, answered)),
     )
+
+
+def moved(fleet: Fleet, asked: np.ndarray, busy_s: np.ndarray, has_answered: np.ndarray) -> dict[str, np.ndarray]:
+    """`macs`, `mb_down` and `mb_up` (n,) of clients' trips that took so long."""
+    down, compute, up = fleet.down_s[asked], fleet.compute_s[asked], fleet.up_s[asked]
+    work = fleet.work
+    return {
+        "macs": work.macs[asked] * _part(busy_s - down, compute),
+        "mb_down": work.bytes_down / 1e6 * _part(busy_s, down),
+        # Who answered sent all of it, whatever the sum of the phases rounds to.
+        "mb_up": work.bytes_up / 1e6 * np.where(has_answered, 1.0, _part(busy_s - down - compute, up)),
+    }
 
 
 def _arrivals(asked: np.ndarray, ends: np.ndarray, lost: np.ndarray, deadline_s: float | None) -> np.ndarray:

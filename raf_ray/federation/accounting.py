@@ -30,7 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raf_ray.devices.account import COLUMNS, VirtualAccount
+from raf_ray.devices.account import VirtualAccount
 from raf_ray.devices.clock import RoundPlan
 from raf_ray.files import Json
 from raf_ray.training.exchange import Receipt
@@ -98,7 +98,7 @@ class Account:
         left_out = ["left_out"] if self.counts_left_out else []
         return ["round", "loss", *(f"gt_{s}" for s in sizes), *(f"kd_{s}" for s in sizes), *norms, "seconds",
                 "wait_seconds", "people", "people_per_s", "forward_pixels", "mb_down", "mb_up", *left_out,
-                *self.figures, *(COLUMNS if self.virtual is not None else ())]  # fmt: skip
+                *self.figures, *(self.virtual.columns() if self.virtual is not None else ())]  # fmt: skip
 
     def add_round(
         self,

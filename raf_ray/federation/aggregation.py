@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -107,13 +107,19 @@ class Weigher:
     """(clients,) int64, the people that each of the cohort owns"""
     streams: bool = True
     """Whether hosts may add up what their clients send; else each update goes up as it is"""
+    discount: float = 1.0
+    """Of the shares, for updates from an older state"""
     _whole: dict[str, float] = field(default_factory=dict)
 
     def share(self, vector: str, people: int) -> float:
         """Of a client that owns so many `people`, in that vector's mean."""
         if vector not in self._whole:
             self._whole[vector] = math.fsum(self.algorithm.weight(vector, int(n)) for n in self.people)
-        return self.algorithm.weight(vector, people) / self._whole[vector]
+        return self.discount * (self.algorithm.weight(vector, people) / self._whole[vector])
+
+    def at(self, discount: float) -> Weigher:
+        """The same for updates of that discount."""
+        return replace(self, discount=discount)
 
     def shares(self, up: Up, people: int) -> dict[str, float]:
         """Of a client that owns so many `people`, in the mean of each vector that it sent."""

@@ -55,16 +55,27 @@ def own_models(sizes: OwnSizes, memories: Sequence[Memory | None]) -> list[OwnMo
     return [OwnModel(client, at, memory[PRIVATE] if memory else None) for (client, at), memory in pairs]
 
 
+@dataclass(frozen=True)
+class Group:
+    """Clients of a round that train from one state."""
+
+    down: object
+    """As it was published"""
+    start: int
+    """Rounds that made it, which their draws come from"""
+    clients: Sequence[ClientInfo]
+    weigher: Weigher
+    """Gives each its part of the mean"""
+
+
 class Backend(Protocol):
     """What the driver asks of a place where clients live."""
 
     def publish(self, down: Down) -> object:
         """Make a state readable by all; what it returns is passed to `train` and `submit_score`."""
 
-    def train(
-        self, down: object, round_index: int, cohort: Sequence[ClientInfo], weigher: Weigher
-    ) -> Iterator[Trained | Lost]:
-        """Train a cohort, each with the part of the mean that `weigher` gives it; answers come as they are ready.
+    def train(self, groups: Sequence[Group]) -> Iterator[Trained | Lost]:
+        """Train clients, none of them in two groups; answers, each of clients of one, come as they are ready.
 
         Raises RunError where a client cannot be trained.
         """
@@ -99,17 +110,18 @@ class InProcessBackend:
         state.setflags(write=False)
         return replace(down, state=state)
 
-    def train(
-        self, down: object, round_index: int, cohort: Sequence[ClientInfo], weigher: Weigher
-    ) -> Iterator[Trained]:
-        assert isinstance(down, Down)
-        for client in cohort:
-            memory = self._memories.get(client.name)
-            turn = Turn(client.name, client.number, client.people)
-            trained, (kept,) = self._host.train(down, round_index, [turn], [memory], weigher, self._go_on)
-            if trained.receipts:
-                self._memories[client.name] = kept
-            yield trained
+    def train(self, groups: Sequence[Group]) -> Iterator[Trained]:
+        for group in groups:
+            assert isinstance(group.down, Down)
+            for client in group.clients:
+                memory = self._memories.get(client.name)
+                turn = Turn(client.name, client.number, client.people)
+                trained, (kept,) = self._host.train(
+                    group.down, group.start, [turn], [memory], group.weigher, self._go_on
+                )
+                if trained.receipts:
+                    self._memories[client.name] = kept
+                yield trained
 
     def submit_score(self, down: object, split: str, sizes: Sequence[Size], sample_sizes: Sequence[Size]) -> Scores:
         assert isinstance(down, Down)

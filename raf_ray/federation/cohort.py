@@ -1,13 +1,14 @@
-"""Which clients train in a round."""
+"""Which clients train in a round, and from which state."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from raf_ray.devices.buffered import Schedule
 from raf_ray.devices.clock import RoundPlan, draw_trips, plan_round
 from raf_ray.devices.profiles import Fleet
 
@@ -30,6 +31,26 @@ class CohortSpec:
     def expected(self, clients: int) -> float:
         """Clients of a round, in expectation."""
         return self.share * clients if self.draw == "poisson" else float(self.size(clients))
+
+
+@dataclass(frozen=True)
+class RoundWork:
+    """What a round trains."""
+
+    index: int
+    """The round, from 0"""
+    waves: tuple[Mapping[int, list[int]], ...]
+    """State, by the rounds that made it -> numbers of the clients that train from it, in order. One wave after the
+    other: no client is in one twice"""
+    plan: RoundPlan | None = None
+    """On the virtual clock, with devices"""
+    still: frozenset[int] = frozenset()
+    """States that later rounds train from, beside the newest"""
+
+    @property
+    def clients(self) -> list[int]:
+        """Of every update, wave by wave."""
+        return [client for wave in self.waves for clients in wave.values() for client in clients]
 
 
 def draw_cohort(
@@ -76,13 +97,13 @@ def shared_out(count: int, sizes: np.ndarray) -> np.ndarray:
 
 def plan_cohort(
     spec: CohortSpec, fleet: Fleet | None, tiers: np.ndarray, people: np.ndarray, seed: int, round_index: int
-) -> tuple[list[int], RoundPlan | None]:
-    """Client numbers that a round trains, in order; and with devices the round's plan, of those who answer in it.
+) -> RoundWork:
+    """A round that all train from the newest state.
 
-    With devices the cohort is drawn by the same rule from the clients that are there.
+    With devices the cohort is drawn by the same rule from the clients that are there, and those train who answer.
     """
     if fleet is None:
-        return draw_cohort(spec, tiers, people, seed, round_index), None
+        return RoundWork(round_index, ({round_index: draw_cohort(spec, tiers, people, seed, round_index)},))
 
     def select(there: np.ndarray, count: int) -> list[int]:
         drawn = draw_cohort(replace(spec, count=count), tiers[there], people[there], seed, round_index)
@@ -90,4 +111,10 @@ def plan_cohort(
 
     trips = draw_trips(fleet, seed, round_index)
     plan = plan_round(fleet, trips, spec.size(len(tiers)), select)
-    return sorted(plan.answered.tolist()), plan
+    return RoundWork(round_index, ({round_index: sorted(plan.answered.tolist())},), plan)
+
+
+def buffered_round(schedule: Schedule, round_index: int) -> RoundWork:
+    """A round of what has come by its server step."""
+    flush = schedule[round_index]
+    return RoundWork(round_index, flush.waves, flush.plan, flush.still - {round_index + 1})

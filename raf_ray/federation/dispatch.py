@@ -18,15 +18,23 @@ OVERLOAD = 1.1
 
 
 class Dispatch:
-    """The clients of one round that wait, by host. Hosts are numbers."""
+    """The clients of one round that wait, by host. Hosts and groups are numbers."""
 
-    def __init__(self, costs: Mapping[str, float], hosts: Sequence[int], homes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        costs: Mapping[str, float],
+        hosts: Sequence[int],
+        homes: Mapping[str, int],
+        groups: Mapping[str, int] | None = None,
+    ) -> None:
         """
         Args:
             costs: client -> expected cost, in any unit.
             homes: client -> the host where it trained last.
+            groups: client -> its group: those of one alone may be trained by one call. None: all are of one.
         """
         self._costs = dict(costs)
+        self._groups = groups or {}
         self._alone: set[str] = set()
         self._waiting: dict[int, deque[str]] = {host: deque() for host in hosts}
         self._load = dict.fromkeys(hosts, 0.0)
@@ -62,10 +70,13 @@ class Dispatch:
         most = sum(self._load.values()) / len(self._waiting) / PART
         chunk = [own.popleft()]
         cost = self._costs[chunk[0]]
-        while own and own[0] not in self._alone and cost + self._costs[own[0]] <= most:
+        while own and self._goes_with(own[0], chunk[0]) and cost + self._costs[own[0]] <= most:
             cost += self._costs[own[0]]
             chunk.append(own.popleft())
         return self._taken(host, chunk)
+
+    def _goes_with(self, client: str, other: str) -> bool:
+        return client not in self._alone and self._groups.get(client) == self._groups.get(other)
 
     def put_back(self, host: int, clients: Sequence[str]) -> None:
         """They wait again, each to be trained alone, so that the one that ends a process is known."""

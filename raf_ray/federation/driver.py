@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 
 from raf_ray.errors import RunError
 from raf_ray.evaluation.own import states
-from raf_ray.evaluation.scores import Scores
-from raf_ray.federation.backend import Backend, ClientError, Lost, Recall, own_models
+from raf_ray.federation.aggregation import Weigher
+from raf_ray.federation.backend import Backend, ClientError, Group, Lost, Recall, own_models
+from raf_ray.federation.cohort import RoundWork
 from raf_ray.federation.events import (
     ActorLost,
     ClientsFinished,
@@ -26,13 +27,13 @@ from raf_ray.federation.events import (
     Noted,
     RoundFinished,
     RoundStarted,
-    Scored,
 )
-from raf_ray.federation.host import ClientFailure
+from raf_ray.federation.host import ClientFailure, Trained
+from raf_ray.federation.round_scores import RoundScores
 from raf_ray.federation.server import Server, init_memory
 from raf_ray.federation.spec import FederationSpec
+from raf_ray.federation.versions import Versions
 from raf_ray.files import Json, without_nan, write_atomically
-from raf_ray.metrics.drift import drift_spread
 from raf_ray.runs.checkpoint import Checkpoint
 from raf_ray.runs.folder import RunFolder, model_file
 from raf_ray.runs.memories import ClientMemories
@@ -40,8 +41,6 @@ from raf_ray.training.exchange import Receipt
 from raf_ray.training.tracing import trace_name
 
 log = logging.getLogger(__name__)
-
-SCORE_COLUMNS = ("round", "split", "resolution", "metric", "value")
 
 
 @dataclass
@@ -56,7 +55,6 @@ class Federation:
     _stopped: threading.Event = field(default_factory=threading.Event)
     _ended: threading.Event = field(default_factory=threading.Event)
     _backend: Backend | None = None
-    _pending: tuple[int, object] | None = None
 
     def __post_init__(self) -> None:
         self._tiers = self.spec.tiers
@@ -111,43 +109,45 @@ class Federation:
     def _rounds(self, backend: Backend) -> Iterator[Event]:
         asked = self.spec.rounds
         server = self._server(backend)
+        versions = Versions(backend)
+        for older in self.checkpoint.older if self.checkpoint is not None else ():
+            versions.add(older)
+        versions.add(server.down())
         self.folder.cut_rows_after("rounds.csv", server.version)
         self.folder.cut_rows_after("scores.csv", server.version - 1)  # of the round itself they may be missing in part
-        down = backend.publish(server.down())
-        if server.version and self._is_scored(server.version):
-            self._pending = (server.version, backend.submit_score(down, "val", asked.round_sizes, ()))
+        scores = RoundScores(self.spec, self.folder, backend)
+        if server.version:
+            scores.begin(server.version, versions.newest)
 
         for index in range(server.version, asked.rounds):
             self._check_stopped()
             done = index + 1
-            down = yield from self._train(backend, server, down, index)
+            yield from self._train(backend, server, versions, index)
 
-            due = self._is_scored(done)
             save = done % asked.checkpoint_every == 0 or done == asked.rounds
-            yield from self._collect(backend, wait=due or save)
+            yield from scores.collect(wait=save or scores.is_due(done))
             if save:
-                self._save(backend, server)
-            if due:
-                self._pending = (done, backend.submit_score(down, "val", asked.round_sizes, ()))
-        yield from self._collect(backend, wait=True)
-        yield from self._finish(backend, down, server.state)
+                self._save(backend, server, versions)
+            scores.begin(done, versions.newest)
+        yield from scores.collect(wait=True)
+        yield from self._finish(backend, scores, versions.newest, server.state)
 
-    def _train(self, backend: Backend, server: Server, down: object, index: int) -> Generator[Event, None, object]:
-        """One round: train a cohort, sum as its updates come, step. Returns the next state as it was published.
+    def _train(self, backend: Backend, server: Server, versions: Versions, index: int) -> Iterator[Event]:
+        """One round: train a cohort, sum as its updates come, step, publish the next state.
 
         With devices, those train who answer on the virtual clock; where nobody does, the round is lost.
         """
         asked, done = self.spec.rounds, index + 1
-        drawn, plan = self.spec.cohort(index)
-        cohort = [self.spec.clients[i] for i in drawn]
+        work = self.spec.work(index)
+        cohort = [self.spec.clients[i] for i in work.clients]
         log.info("training round %d of %d: %d clients", done, asked.rounds, len(cohort))
         yield RoundStarted(done, asked.rounds, dict(Counter(client.tier for client in cohort)))
         begin = time.perf_counter()
-        total = server.round({client.name: client.people for client in cohort})
+        total = server.round([(client.name, client.people) for client in cohort])
         receipts: list[Receipt] = []
         arrived: list[float] = []
         left_out = 0
-        for answer in backend.train(down, index, cohort, total.weigher) if cohort else ():
+        for answer in self._answers(backend, versions, work, total.weigher):
             if isinstance(answer, Lost):
                 yield ActorLost(answer.actor, answer.tier)
                 yield Noted(answer.message)
@@ -155,19 +155,34 @@ class Federation:
             for failure in answer.failures:
                 yield self._leave_out(failure, index)
             left_out += len(answer.failures)
-            total.add(answer.total)
+            discount = self.spec.algorithm.discount(index - answer.start)
+            total.add(answer.total, [receipt.client for receipt in answer.receipts], discount)
             arrived += [time.perf_counter()] * len(answer.receipts)
             receipts += [receipt.without_trace() for receipt in answer.receipts]
-            yield from self._told(answer.receipts, done)
+            yield from self._told(answer, done)
         if cohort and not receipts:
             raise RunError(f"no client could be trained in round {done}; see run.log")
         server.step(total)
-        down = backend.publish(server.down())
+        versions.add(server.down())
+        versions.keep(work.still)
         figures = self.spec.figures(done, server.memory)
-        row = self._account.add_round(done, receipts, arrived, time.perf_counter() - begin, left_out, figures, plan)
+        row = self._account.add_round(
+            done, receipts, arrived, time.perf_counter() - begin, left_out, figures, work.plan
+        )
         self.folder.append_rows("rounds.csv", self._account.columns(), [row])
         yield RoundFinished(done, asked.rounds, row)
-        return down
+
+    def _answers(
+        self, backend: Backend, versions: Versions, work: RoundWork, weigher: Weigher
+    ) -> Iterator[Trained | Lost]:
+        for wave in work.waves:
+            groups = []
+            for start, drawn in wave.items():
+                discount = self.spec.algorithm.discount(work.index - start)
+                clients = [self.spec.clients[i] for i in drawn]
+                groups += [Group(versions[start], start, clients, weigher.at(discount))] if clients else []
+            if groups:
+                yield from backend.train(groups)
 
     def _leave_out(self, failure: ClientFailure, index: int) -> Noted:
         """A client's own work failed. Raises ClientError where that ends the run."""
@@ -177,12 +192,12 @@ class Federation:
         log.warning("%s\n%s", error, error.details)
         return Noted(f"{error}; it is left out of this round")
 
-    def _told(self, receipts: Sequence[Receipt], done: int) -> Iterator[ClientsFinished]:
+    def _told(self, answer: Trained, done: int) -> Iterator[ClientsFinished]:
         """Note what clients keep and have traced; an event for each tier among them."""
         by_tier: dict[str, list[Receipt]] = {}
-        for receipt in receipts:
+        for receipt in answer.receipts:
             by_tier.setdefault(self._tiers[receipt.client], []).append(receipt)
-            self._memories.trained(receipt.client, done, receipt.keeps)
+            self._memories.trained(receipt.client, answer.start + 1, receipt.keeps)
             if receipt.trace is not None:
                 self._write_trace(receipt.client, done, receipt.trace)
         for tier, own in by_tier.items():
@@ -194,15 +209,14 @@ class Federation:
             largest = max(receipt.peak_memory_mb for receipt in own)
             yield ClientsFinished(done, tier, seconds, people, largest, own[0].device)
 
-    def _finish(self, backend: Backend, down: object, buffer: np.ndarray) -> Iterator[Event]:
+    def _finish(self, backend: Backend, round_scores: RoundScores, down: object, buffer: np.ndarray) -> Iterator[Event]:
         asked = self.spec.rounds
         pending = backend.submit_score(down, asked.final_split, asked.final_sizes, asked.trained_sizes)
         self._save_models(buffer)
         scores = backend.collect_score(pending, wait=True)
         assert scores is not None
-        self._append_scores(asked.rounds, scores)
-        spread = self._drift_spread(scores)
-        yield Scored(asked.rounds, scores, spread)
+        scored = round_scores.note(asked.rounds, scores)
+        yield scored
         results = self._results(
             "completed",
             split=scores.split,
@@ -212,7 +226,7 @@ class Federation:
             test_people=scores.people,
             bad_test_pictures=scores.bad_pictures,
             upsampled_test=scores.upsampled,
-            drift_spread=spread,
+            drift_spread=scored.drift_spread,
             **({"by_client": scores.by_client} if scores.by_client else {}),
             **self.spec.hours_to_target(self.folder),
         )
@@ -240,45 +254,13 @@ class Federation:
             seed=spec.rounds.seed, expected=spec.setting.expected, aggregator=spec.aggregator,
         )  # fmt: skip
 
-    def _save(self, backend: Backend, server: Server) -> None:
+    def _save(self, backend: Backend, server: Server, versions: Versions) -> None:
         """A checkpoint: what clients kept since the last one first, one by one, then the file that names them."""
         kept = self._memories.save(backend.memory)
         self.folder.save_checkpoint(
-            Checkpoint(server.version, server.state, server.memory, kept, self._account.state())
+            Checkpoint(server.version, server.state, server.memory, kept, self._account.state(), versions.older)
         )
         self._memories.tidy()
-
-    def _is_scored(self, done: int) -> bool:
-        asked = self.spec.rounds
-        if done == asked.rounds:  # the final scores say it, where they are of the same people and sizes
-            return asked.final_split != "val" or not set(asked.round_sizes) <= set(asked.final_sizes)
-        return done % asked.score_every == 0
-
-    def _collect(self, backend: Backend, wait: bool) -> Iterator[Event]:
-        """The pending evaluation, if it is ready (or `wait`)."""
-        if self._pending is None:
-            return
-        done, pending = self._pending
-        scores = backend.collect_score(pending, wait)
-        if scores is None:
-            return
-        self._pending = None
-        self._append_scores(done, scores)
-        log.info("round %d scored on %s: %s", done, scores.split, scores.by_resolution)
-        yield Scored(done, scores, self._drift_spread(scores))
-
-    def _drift_spread(self, scores: Scores) -> float:
-        return drift_spread({str(size): scores.by_resolution[str(size)] for size in self.spec.rounds.trained_sizes})
-
-    def _append_scores(self, done: int, scores: Scores) -> None:
-        self.folder.append_rows(
-            "scores.csv",
-            SCORE_COLUMNS,
-            [
-                dict(zip(SCORE_COLUMNS, (done, scores.split, size, scores.metric, repr(value)), strict=True))
-                for size, value in scores.by_resolution.items()
-            ],
-        )
 
     def _write_trace(self, client: str, done: int, trace: bytes) -> None:
         path = self.folder / trace_name(client, done)

@@ -49,6 +49,8 @@ class Trained:
     """What a host answers: the update of one client as it is, or the exact sum of several, or each of several where
     nothing may be added up; and a receipt each."""
 
+    start: int
+    """Rounds that made the state that they trained from"""
     total: Up | ExactSum | Collected
     receipts: tuple[Receipt, ...]
     failures: tuple[ClientFailure, ...] = ()
@@ -117,7 +119,8 @@ class Host:
             receipts.append(receipt)
             self._make_room(turn.number)
         self._give_back_memory()
-        return Trained(alone if alone is not None else total.narrowed(), tuple(receipts), tuple(failures)), kept
+        sent = alone if alone is not None else total.narrowed()
+        return Trained(down.version, sent, tuple(receipts), tuple(failures)), kept
 
     def _give_back_memory(self) -> None:
         """Return free pages to the system.

@@ -13,8 +13,7 @@ from ray.exceptions import ObjectLostError, RayError
 from raf_ray.algorithms.interface import Memory
 from raf_ray.cluster.shares import ActorShares
 from raf_ray.evaluation.scores import Scores
-from raf_ray.federation.aggregation import Weigher
-from raf_ray.federation.backend import Lost, NodeError, Recall
+from raf_ray.federation.backend import Group, Lost, NodeError, Recall
 from raf_ray.federation.crew import Crew
 from raf_ray.federation.dispatch import Dispatch
 from raf_ray.federation.host import Trained, Turn
@@ -57,10 +56,11 @@ class Scoring:
 class Round:
     """One round under way."""
 
-    index: int
-    down: object
-    weigher: Any
-    cohort: dict[str, ClientInfo]
+    groups: list[Group]
+    weighers: list[Any]
+    """Reference to the weigher of each"""
+    of: dict[str, tuple[int, ClientInfo]]
+    """Client -> place of its group, and what is known of it"""
     waiting: dict[str | None, Dispatch]
     """By the tier whose clients alone a host trains; None: any host trains any client"""
     calls: dict[Any, Call]
@@ -84,17 +84,14 @@ class RayBackend:
     def publish(self, down: Down) -> object:
         return ray.put(down)
 
-    def train(
-        self, down: object, round_index: int, cohort: Sequence[ClientInfo], weigher: Weigher
-    ) -> Iterator[Trained | Lost]:
-        self._crew.begun = round_index + 1
+    def train(self, groups: Sequence[Group]) -> Iterator[Trained | Lost]:
+        self._crew.begun = max(group.start for group in groups) + 1
         hosts = self._crew.hosts
         now = Round(
-            index=round_index,
-            down=down,
-            weigher=ray.put(weigher),
-            cohort={client.name: client for client in cohort},
-            waiting=self._dispatches(cohort),
+            groups=list(groups),
+            weighers=[ray.put(group.weigher) for group in groups],
+            of={client.name: (place, client) for place, group in enumerate(groups) for client in group.clients},
+            waiting=self._dispatches(groups),
             calls={},
             tries={},
         )
@@ -153,8 +150,10 @@ class RayBackend:
     def close(self) -> None:
         self._crew.close()
 
-    def _dispatches(self, cohort: Sequence[ClientInfo]) -> dict[str | None, Dispatch]:
+    def _dispatches(self, groups: Sequence[Group]) -> dict[str | None, Dispatch]:
         """Who trains whom, for each kind of host that has clients in the cohort."""
+        cohort = [client for group in groups for client in group.clients]
+        of = {client.name: place for place, group in enumerate(groups) for client in group.clients}
         costs, homes = self._costs(cohort), self._homes_of(cohort)
         kinds = {host.share.tier for host in self._crew.hosts}
         found = {}
@@ -163,7 +162,7 @@ class RayBackend:
             living = [number for number in hosts if self._crew.hosts[number].alive]
             own = {client.name: costs[client.name] for client in cohort if kind in (None, client.tier)}
             if own:
-                found[kind] = Dispatch(own, living or hosts, homes)
+                found[kind] = Dispatch(own, living or hosts, homes, of)
         return found
 
     def _costs(self, cohort: Sequence[ClientInfo]) -> dict[str, float]:
@@ -179,9 +178,10 @@ class RayBackend:
         return {client.name: int(home) for client in cohort if (home := self._homes[client.number]) != NOWHERE}
 
     def _call(self, now: Round, number: int, clients: list[str]) -> None:
-        infos = [now.cohort[client] for client in clients]
+        place, infos = now.of[clients[0]][0], [now.of[client][1] for client in clients]
+        group, weigher = now.groups[place], now.weighers[place]
         sources = [
-            self._kept.source(info.name, now.down, now.index, Turn(info.name, info.number, info.people), now.weigher)
+            self._kept.source(info.name, group.down, group.start, Turn(info.name, info.number, info.people), weigher)
             for info in infos
         ]
         answer, *memories = self._train(number, sources, [source.prior for source in sources])
@@ -230,7 +230,8 @@ class RayBackend:
         for client in call.clients:
             now.tries[client] = now.tries.get(client, 0) + 1
         tries = max(now.tries[client] for client in call.clients)
-        failure = self._crew.mourn(call.host, call.clients[0], error, now.index, tries)
+        start = now.groups[now.of[call.clients[0]][0]].start
+        failure = self._crew.mourn(call.host, call.clients[0], error, start, tries)
         host = self._crew.hosts[call.host]
         now.waiting[host.share.tier].put_back(call.host, call.clients)
         lost = "its node was lost" if isinstance(failure, NodeError) else "its process died, see run.log"
@@ -238,7 +239,7 @@ class RayBackend:
         return Lost(
             host.name,
             self._tiers.get(host.name, ""),
-            f"{host.name} was lost in round {now.index + 1} ({lost}); {what}: trained again",
+            f"{host.name} was lost in round {start + 1} ({lost}); {what}: trained again",
         )
 
     def _score(self, scoring: Scoring) -> None:

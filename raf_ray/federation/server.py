@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,10 +51,11 @@ class Server:
             vectors |= placed(transform.send(own(self.memory, place)), place)
         return Down(self.version, self.state, vectors)
 
-    def round(self, people: Mapping[str, int]) -> RoundSum:
-        """The sum of a round to come, of a cohort whose clients, in order, own so many `people`."""
+    def round(self, cohort: Sequence[tuple[str, int]]) -> RoundSum:
+        """The sum of a round to come, of (client, people that it owns), in order; one for each update."""
         streams = not isinstance(self.aggregator, OneByOne)
-        return RoundSum(Weigher(self.algorithm, np.fromiter(people.values(), np.int64), streams), people)
+        people = np.array([owned for _, owned in cohort], np.int64)
+        return RoundSum(Weigher(self.algorithm, people, streams), dict(cohort))
 
     def step(self, done: RoundSum) -> None:
         """The method's server step on the weights; statistics take the mean, counters the clients' maximum.
@@ -79,7 +81,7 @@ class Server:
             before[:count],
             {**mean, WEIGHTS: mean[WEIGHTS][:count]},
             {name: kept for name, kept in self.memory.items() if not name.startswith(PREFIX)},
-            Cohort(expected if over_expected else answered, self.clients, expected),
+            Cohort(expected if over_expected else answered, self.clients, expected, done.discount),
         )
         if done.total.counters is not None:
             self.layout.counters(after)[:] = done.total.counters
@@ -121,13 +123,27 @@ class RoundSum:
     people: Mapping[str, int]
     """Client -> people it owns, in the order of the clients' numbers"""
     total: ExactSum | Collected = field(init=False)
+    _shares: list[tuple[float, float]] = field(default_factory=list)
+    """(weight, the same without its discount) of every update"""
 
     def __post_init__(self) -> None:
         self.total = nothing_yet(self.weigher, THREADS)
 
-    def add(self, part: Up | ExactSum | Collected) -> None:
-        """One client's update, or what several sent. Raises UpdateError where it cannot be summed."""
+    def add(self, part: Up | ExactSum | Collected, clients: Sequence[str], discount: float = 1.0) -> None:
+        """What some clients sent: one's update, or what several sent together, which has its discount already.
+
+        Raises UpdateError where it cannot be summed.
+        """
+        weigher = self.weigher.at(discount)
         if isinstance(part, Up):
-            self.total.add(part, self.weigher.shares(part, self.people[part.client]))
+            self.total.add(part, weigher.shares(part, self.people[part.client]))
         else:
             self.total.merge(part)  # type: ignore[arg-type]  # a host makes the kind that the weigher asks for
+        shares = ((one.share(WEIGHTS, self.people[client]) for one in (weigher, self.weigher)) for client in clients)
+        self._shares += [(share, whole) for share, whole in shares]
+
+    @property
+    def discount(self) -> float:
+        """Weighted mean over the updates; 1 of none."""
+        whole = math.fsum(share for _, share in self._shares)
+        return math.fsum(share for share, _ in self._shares) / whole if whole else 1.0

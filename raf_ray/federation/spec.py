@@ -13,13 +13,13 @@ from raf_ray.aggregators.interface import Aggregator
 from raf_ray.aggregators.mean import Mean
 from raf_ray.algorithms.interface import Algorithm, Memory
 from raf_ray.devices.account import VirtualAccount, hours_to
-from raf_ray.devices.clock import RoundPlan
+from raf_ray.devices.buffered import Schedule
 from raf_ray.devices.profiles import Fleet
 from raf_ray.errors import InputError
 from raf_ray.evaluation.own import OwnSizes
 from raf_ray.evaluation.scores import ScoreModel
 from raf_ray.federation.accounting import Account
-from raf_ray.federation.cohort import CohortSpec, plan_cohort
+from raf_ray.federation.cohort import CohortSpec, RoundWork, buffered_round, plan_cohort
 from raf_ray.files import Json
 from raf_ray.resolution import Size
 from raf_ray.runs.checkpoint import Checkpoint
@@ -170,12 +170,25 @@ class FederationSpec:
         return Account(
             self.tiers, clients.tier_names, sizes, counts_left_out=self.rounds.drops_failed, figures=figures,
             macs_a_pixel=_macs_a_pixel(clients),
-            virtual=None if self.fleet is None else VirtualAccount(clients.tier, clients.tier_names),
+            virtual=None if self.fleet is None else VirtualAccount(
+                clients.tier, clients.tier_names, is_buffered=self._schedule is not None
+            ),
         )  # fmt: skip
 
-    def cohort(self, round_index: int) -> tuple[list[int], RoundPlan | None]:
-        """See `raf_ray.federation.cohort.plan_cohort`."""
+    @cached_property
+    def _schedule(self) -> Schedule | None:
+        """Of a server that does not wait for whole rounds"""
+        pace = self.algorithm.pace(len(self.clients))
+        if pace is None:
+            return None
+        assert self.fleet is not None
+        return Schedule(self.fleet, pace.concurrency, pace.buffer, self.rounds.seed)
+
+    def work(self, round_index: int) -> RoundWork:
+        """What a round, from 0, trains."""
         clients, asked = self.clients, self.rounds
+        if self._schedule is not None:
+            return buffered_round(self._schedule, round_index)
         return plan_cohort(asked.cohort, self.fleet, clients.tier_of, clients.people, asked.seed, round_index)
 
     def hours_to_target(self, folder: RunFolder) -> Json:
@@ -199,9 +212,15 @@ class FederationSpec:
         if checkpoint is not None:
             try:
                 self.account().restore(checkpoint.account)
+                self._check_older(checkpoint)
             except ValueError as error:
                 raise InputError(folder.not_this_run(error)) from error
         return checkpoint
+
+    def _check_older(self, checkpoint: Checkpoint) -> None:
+        """Raise ValueError where its older states are not those that later rounds train from."""
+        if {down.version for down in checkpoint.older} != self.work(checkpoint.round - 1).still:
+            raise ValueError("its older states are not those that clients are at")
 
 
 def _macs_a_pixel(clients: Clients) -> dict[str, float]:

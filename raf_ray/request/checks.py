@@ -109,7 +109,7 @@ def check_answers(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet
 def _cohorts(config: Config, plans: Plans, people: np.ndarray, fleet: Fleet | None) -> Callable[[int], list[int]]:
     """Round, from 0 -> numbers of the clients that it trains."""
     spec, tiers = cohort_spec(config), np.array([tier.name for tier in plans.tiers])[plans.tier]
-    return lambda index: plan_cohort(spec, fleet, tiers, people, config.seed, index)[0]
+    return lambda index: plan_cohort(spec, fleet, tiers, people, config.seed, index).clients
 
 
 def check_finite(config: Config, layout: Layout, initial: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 from torch import nn
 
+from raf_ray.aggregators.interface import OneByOne
 from raf_ray.config.devices import DevicesConfig
 from raf_ray.config.loading import nearest
 from raf_ray.config.tree import Config
@@ -14,7 +15,7 @@ from raf_ray.devices.profiles import PRESETS, Fleet, Profile, Rules, Work, make_
 from raf_ray.errors import InputError, one_line
 from raf_ray.models.macs import forward_macs
 from raf_ray.request.method import algorithm_of
-from raf_ray.request.parts import transforms_of
+from raf_ray.request.parts import aggregator_of, transforms_of
 from raf_ray.request.plans import expected_macs
 from raf_ray.resolution import Size
 from raf_ray.state import Layout
@@ -51,6 +52,11 @@ def fleet_of(
     """
     asked = config.devices
     if asked is None:
+        if algorithm_of(config).pace(len(plans)) is not None:
+            raise InputError(
+                f"algorithm.name={config.algorithm.name} goes by the virtual clock; say what devices the clients have, "
+                f"such as devices.profiles={{{', '.join(f'{tier.name}: phone' for tier in plans.tiers)}}}"
+            )
         return None, ()
     if config.federation.cohort.draw == "poisson":
         raise InputError(
@@ -61,6 +67,7 @@ def fleet_of(
         raise InputError(
             f"devices: {config.algorithm.name} trains in one place, on no client's device; set devices=null"
         )
+    _check_pace(config, asked, len(plans))
     kinds, kind = _kinds(asked, config, plans)
     if macs is None:
         raise InputError(f"devices: {why}, so its work cannot be counted; set devices=null, or correct the model")
@@ -74,6 +81,37 @@ def fleet_of(
     rules = Rules(asked.over_select, asked.deadline_s, asked.retry_s)
     fleet = make_fleet(kinds, kind, Work(macs, down, up), rules, config.seed)
     return fleet, _check_deadline(fleet, plans)
+
+
+def _check_pace(config: Config, devices: DevicesConfig, clients: int) -> None:
+    """Raise InputError where a method that does not wait for whole rounds is combined with what needs them."""
+    pace = algorithm_of(config).pace(clients)
+    if pace is None:
+        return
+    name, federation = f"algorithm.name={config.algorithm.name}", config.federation
+    if pace.concurrency > clients:
+        raise InputError(f"{name}: {pace.concurrency} clients cannot be at work, there are {clients}; ask for fewer")
+    if pace.buffer > clients:
+        raise InputError(
+            f"{name}: a buffer of {pace.buffer} updates never fills with {clients} clients, of which each answers once "
+            "from a state; make it smaller"
+        )
+    if (federation.participation, federation.cohort.size, federation.cohort.draw) != (1.0, None, "uniform"):
+        raise InputError(
+            f"{name} draws no cohort of a round; leave federation.participation and federation.cohort as they are, and "
+            "say by the method's own parameters how many clients are at work"
+        )
+    if devices.deadline_s is not None:
+        raise InputError(f"devices.deadline_s: {name} waits for no round to end; set it to null")
+    if isinstance(aggregator_of(config), OneByOne):
+        raise InputError(
+            f"aggregation.name={config.aggregation.name} ranks updates of one state, and {name} combines those of "
+            "several; set it to mean"
+        )
+    if any(transform.over_expected for transform in transforms_of(config)):
+        raise InputError(f"transforms.apply: what counts on the clients that a round draws does not go with {name}")
+    if config.resources.profile is not None:
+        raise InputError(f"resources.profile traces a round, which {name} has not; set it to null")
 
 
 def _kinds(asked: DevicesConfig, config: Config, plans: Plans) -> tuple[list[Profile], np.ndarray]:

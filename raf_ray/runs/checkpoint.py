@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,13 @@ from raf_ray.errors import InputError
 from raf_ray.files import Json
 from raf_ray.plain_tensors import save_plain
 from raf_ray.state import Layout
+from raf_ray.training.exchange import Down
+
+if TYPE_CHECKING:
+    import torch
+
+STATE = "global state"
+"""Among an older state's tensors, the state itself; the others went down beside it"""
 
 
 @dataclass(frozen=True)
@@ -29,19 +36,30 @@ class Checkpoint:
     """Client name -> round after which it kept what it keeps; see `raf_ray.runs.memories`"""
     account: Json
     """`raf_ray.federation.accounting.Account.state`"""
+    older: tuple[Down, ...] = ()
+    """Older states that clients are at, where the server does not wait for whole rounds"""
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    import torch
-
     values = {
         "round": checkpoint.round,
-        "buffer": torch.from_numpy(np.array(checkpoint.buffer)),
-        "server": {name: torch.from_numpy(array) for name, array in checkpoint.server.items()},
+        "buffer": _tensor(checkpoint.buffer),
+        "server": {name: _tensor(array) for name, array in checkpoint.server.items()},
         "clients": checkpoint.clients,
         "account": checkpoint.account,
+        "older": {
+            down.version: {name: _tensor(array) for name, array in {STATE: down.state, **down.vectors}.items()}
+            for down in checkpoint.older
+        },
     }
     save_plain(values, path)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """Of its memory where it may be written to, which torch asks for."""
+    import torch
+
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def read_checkpoint(path: Path, layout: Layout, clients: Collection[str], rounds: int) -> Checkpoint:
@@ -78,22 +96,40 @@ def _checkpoint_of(values: object, layout: Layout, known: Collection[str], round
     if set(values) != names:
         odd = sorted(map(str, names ^ set(values)))[0]
         raise ValueError(f"it holds {'no' if odd in names else 'a'} '{odd[:40]}', as one of another version of raf-ray")
-    done, buffer, server, clients, account = (
-        values[name] for name in ("round", "buffer", "server", "clients", "account")
+    done, buffer, server, clients, account, older = (
+        values[name] for name in ("round", "buffer", "server", "clients", "account", "older")
     )
     if type(done) is not int or not 1 <= done <= rounds:
         raise ValueError(f"its round is {done!r:.40}, of {rounds} rounds")
-    shape = tuple(getattr(buffer, "shape", ()))
-    if str(getattr(buffer, "dtype", "")) != "torch.uint8" or shape != (layout.num_bytes,):
-        raise ValueError(f"its state is not the {layout.num_bytes} bytes of this model")
-    if not np.isfinite(layout.floats(buffer.numpy())).all():
-        raise ValueError("its state holds NaN or Inf")
+    state = _state_of(buffer, layout)
     if not isinstance(clients, dict) or not set(clients) <= set(known):
         raise ValueError("its clients are others")
     if not all(type(kept) is int and 1 <= kept <= done for kept in clients.values()):
         raise ValueError("its clients are of no round of it")
-    if not isinstance(server, dict) or not all(hasattr(kept, "numpy") for kept in server.values()):
-        raise ValueError("what its method keeps is no vectors")
     if not isinstance(account, dict):
         raise ValueError("it holds no totals")
-    return Checkpoint(done, buffer.numpy(), {name: kept.numpy() for name, kept in server.items()}, clients, account)
+    if not isinstance(older, dict) or not all(type(version) is int and 0 <= version < done for version in older):
+        raise ValueError("its older states are of no round of it")
+    downs = (Down(version, *_split(_arrays(held), layout)) for version, held in older.items())
+    return Checkpoint(done, state, _arrays(server), clients, account, tuple(downs))
+
+
+def _split(held: Memory, layout: Layout) -> tuple[np.ndarray, Memory]:
+    """An older state, and what went down beside it."""
+    return _state_of(held.pop(STATE, None), layout), held
+
+
+def _state_of(buffer: object, layout: Layout) -> np.ndarray:
+    """(num_bytes,) uint8 of a tensor. Raises ValueError where it is no state of this model."""
+    array = np.asarray(buffer)
+    if array.dtype != np.uint8 or array.shape != (layout.num_bytes,):
+        raise ValueError(f"its state is not the {layout.num_bytes} bytes of this model")
+    if not np.isfinite(layout.floats(array)).all():
+        raise ValueError("its state holds NaN or Inf")
+    return array
+
+
+def _arrays(kept: object) -> Memory:
+    if not isinstance(kept, dict) or not all(hasattr(tensor, "numpy") for tensor in kept.values()):
+        raise ValueError("what its method keeps is no vectors")
+    return {name: tensor.numpy() for name, tensor in kept.items()}
