@@ -86,6 +86,7 @@ KINDS = {
         "algorithm.name=fedbuff", "devices.profiles={high: phone, mid: camera, low: phone}", "transforms.apply=[topk]",
         "federation.participation=1", "federation.rounds=4",
     ],
+    "training people scored too": ["evaluation.train_people=7", "evaluation.every=2"],
     "all take part": ["federation.participation=1"],
 }  # fmt: skip
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from raf_ray.config.section import Positive, Section
 from raf_ray.metrics import built_in
@@ -22,6 +24,8 @@ class EvaluationConfig(Section):
     """Rounds between scorings on `val` (and the last round)."""
     round_sizes: Literal["tiers", "all"] = "tiers"
     """Sizes of those scorings: the trained tiers, or all of `resolutions` too."""
+    train_people: Annotated[int, Field(ge=0)] = 0
+    """Of the clients' own people, drawn by the seed, to be scored beside `val`: does a federation overfit?"""
     metric: MetricName = "pck_torso_0.2"
     """PCKh by head box, by neck to head top; PCK by torso; COCO's OKS AP. Of poses: other tasks have their own."""
     val_metric: MetricName | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,17 +12,18 @@ from raf_ray.evaluation.scores import Sample
 from raf_ray.files import Json
 from raf_ray.models.saving import load_model
 from raf_ray.report.figure import picture_problem
-from raf_ray.report.plots import draw_drift, draw_samples
+from raf_ray.report.plots import draw_drift, draw_rounds, draw_samples
 from raf_ray.request import parts
 from raf_ray.request.plans import trained_sizes
 from raf_ray.request.prepared import Prepared
-from raf_ray.runs.folder import model_file
+from raf_ray.runs.folder import RunFolder, model_file
 
 
 def draw_missing(
     prepared: Prepared, folder: Path, results: Json, samples: Sequence[Sample] | None = None
 ) -> Iterator[str]:
-    """Draw those of drift.png and samples.png that are not in a completed run's folder.
+    """Draw those of drift.png, samples.png and, where training people are scored, rounds.png that are not in a
+    completed run's folder.
 
     Args:
         samples: who is shown; None predicts them anew, with the folder's model.
@@ -35,11 +36,18 @@ def draw_missing(
         shown = _predicted(prepared, folder, results) if samples is None else samples
         draw_samples(path, shown, prepared.skeleton)
 
-    for path, draw, what in (
-        (folder / "drift.png", draw_drift, ({folder.name: results},)),
-        (folder / "samples.png", draw_people, ()),
-    ):
-        if not path.is_file() and (problem := picture_problem(path, draw, *what)):
+    def draw_by_round(path: Path) -> None:
+        draw_rounds(path, RunFolder(folder).scores(), results["train_resolutions"])
+
+    wanted: list[tuple[str, Callable[..., None]]] = [
+        ("drift.png", lambda path: draw_drift(path, {folder.name: results})),
+        ("samples.png", draw_people),
+    ]
+    if prepared.train_sample:
+        wanted.append(("rounds.png", draw_by_round))
+    for name, draw in wanted:
+        path = folder / name
+        if not path.is_file() and (problem := picture_problem(path, draw)):
             yield f"{problem}; the run is complete, and --resume tries again"
 
 

@@ -125,10 +125,12 @@ class Federation:
             yield from self._train(backend, server, versions, index)
 
             save = done % asked.checkpoint_every == 0 or done == asked.rounds
-            yield from scores.collect(wait=save or scores.is_due(done))
+            is_due = bool(scores.splits(done))
+            yield from scores.collect(wait=save or is_due)
             if save:
                 self._save(backend, server, versions)
-            scores.begin(done, versions.newest)
+            if is_due:
+                scores.begin(done, versions.newest)
         yield from scores.collect(wait=True)
         yield from self._finish(backend, scores, versions.newest, server.state)
 

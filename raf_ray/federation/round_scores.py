@@ -18,35 +18,36 @@ COLUMNS = ("round", "split", "resolution", "metric", "value")
 
 
 class RoundScores:
-    """One pending scoring at most."""
+    """The scorings of one state are pending at most."""
 
     def __init__(self, spec: FederationSpec, folder: RunFolder, backend: Backend) -> None:
         self._spec, self._folder, self._backend = spec, folder, backend
-        self._pending: tuple[int, object] | None = None
+        self._pending: list[tuple[int, object]] = []
 
-    def is_due(self, done: int) -> bool:
-        """Whether the state after round `done` is scored on val."""
+    def splits(self, done: int) -> list[str]:
+        """Whom the state after round `done` is scored on."""
         asked = self._spec.rounds
-        if done == asked.rounds:  # the final scores say it, where they are of the same people and sizes
-            return asked.final_split != "val" or not set(asked.round_sizes) <= set(asked.final_sizes)
-        return done % asked.score_every == 0
+        if done < asked.rounds:
+            return list(asked.round_splits) if done % asked.score_every == 0 else []
+        # The final scores say it, where they are of the same people and sizes.
+        is_told = asked.final_split == "val" and set(asked.round_sizes) <= set(asked.final_sizes)
+        return [split for split in asked.round_splits if split != "val" or not is_told]
 
     def begin(self, done: int, down: object) -> None:
         """Of a state as it was published, where it is due."""
-        if self.is_due(done):
-            self._pending = (done, self._backend.submit_score(down, "val", self._spec.rounds.round_sizes, ()))
+        sizes = self._spec.rounds.round_sizes
+        self._pending = [(done, self._backend.submit_score(down, split, sizes, ())) for split in self.splits(done)]
 
     def collect(self, wait: bool) -> Iterator[Scored]:
-        """The pending one, if it is ready (or `wait`)."""
-        if self._pending is None:
-            return
-        done, pending = self._pending
-        scores = self._backend.collect_score(pending, wait)
-        if scores is None:
-            return
-        self._pending = None
-        log.info("round %d scored on %s: %s", done, scores.split, scores.by_resolution)
-        yield self.note(done, scores)
+        """Those pending that are ready (or `wait`), in order."""
+        while self._pending:
+            done, pending = self._pending[0]
+            scores = self._backend.collect_score(pending, wait)
+            if scores is None:
+                return
+            self._pending.pop(0)
+            log.info("round %d scored on %s: %s", done, scores.split, scores.by_resolution)
+            yield self.note(done, scores)
 
     def note(self, done: int, scores: Scores) -> Scored:
         """Write them down."""

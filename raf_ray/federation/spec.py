@@ -91,7 +91,9 @@ class RoundsSpec:
     trained_sizes: tuple[Size, ...]
     """Sizes of the clients' tiers."""
     round_sizes: tuple[Size, ...]
-    """Sizes that rounds are scored at on `val`."""
+    """Sizes that rounds are scored at"""
+    round_splits: tuple[str, ...]
+    """Whom they are scored on: `val`, and `train` where asked for"""
     final_split: str
     final_sizes: tuple[Size, ...]
     """Sizes of the drift curve."""

@@ -11,8 +11,10 @@ import numpy as np
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.evaluation.scores import Sample
 from raf_ray.metrics import title_of
+from raf_ray.metrics.drift import drift_spread
 from raf_ray.report.figure import figure
 from raf_ray.resolution import parse_size
+from raf_ray.runs.tables import Scoring
 from raf_ray.terminal import printable
 
 COLOURS = ("#4878a8", "#d1495b", "#2e8b57", "#8e6bb0", "#b8860b", "#5f6b73", "#c06c2b")
@@ -52,6 +54,28 @@ def _draw_curves(axes: Any, runs: Mapping[str, Mapping[str, Any]]) -> None:
     legend = axes.legend(frameon=False, fontsize=9)
     for label, name in zip(legend.get_texts(), runs, strict=False):
         label.set_text(printable(name))  # here, since a legend leaves out labels that begin with _
+
+
+def draw_rounds(path: Path, scores: Sequence[Scoring], trained: Sequence[str]) -> None:
+    """Scores at the trained sizes by round, and their drift spread: of held-out people and of those trained on."""
+    with figure(path, 10.0, 4.2, 120) as drawn:
+        left, right = drawn.subplots(1, 2, width_ratios=(3, 2))
+        for split, style in (("val", "-"), ("train", "--")):
+            own = sorted((one for one in scores if one.split == split), key=lambda one: one.round)
+            rounds = [one.round for one in own]
+            for size, colour in zip(trained, COLOURS * 9, strict=False):
+                values = [100 * one.by_resolution[size] for one in own]
+                left.plot(rounds, values, style, color=colour, marker=".", label=f"{size} on {split}")
+            spreads = [100 * drift_spread({size: one.by_resolution[size] for size in trained}) for one in own]
+            right.plot(rounds, spreads, style, color="#333333", marker=".", label=f"on {split}")
+        left.set_ylabel(f"{title_of(scores[0].metric)} (%)")
+        left.set_title("Scores: held-out people (solid), people trained on (dashed)", fontsize=10)
+        right.set_title("Drift spread: best minus mean over tiers (points)", fontsize=10)
+        for axes in (left, right):
+            axes.set_xlabel("round")
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+            axes.legend(frameon=False, fontsize=8)
 
 
 def draw_samples(path: Path, samples: Sequence[Sample], skeleton: Skeleton) -> None:

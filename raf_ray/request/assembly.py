@@ -42,7 +42,7 @@ from raf_ray.request.parts import (
     scorer_spec,
     transforms_of,
 )
-from raf_ray.request.people import Split, load_data, picture_notes, splits_of
+from raf_ray.request.people import Split, load_data, picture_notes, splits_of, train_sample
 from raf_ray.request.plans import (
     expected_pixels,
     final_sizes,
@@ -72,7 +72,8 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     task = task_of(config)
     check_task(config, task)
     data, held_out = load(config, plans, splits_of(config))
-    check_labels(config, task, data, held_out)
+    train = train_sample(config, data)
+    check_labels(config, task, data, held_out | train)
     outputs = len(task.outputs(held_out["val"].skeleton))
     model, notes = initial_model(model_spec(config, outputs), config.model, config.seed)
     divisor = size_divisor(model)
@@ -112,7 +113,9 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     )
     if check_pictures:
         notes = (*notes, *(f"warning: {note}" for note in picture_notes([data], [held_out])))
-    return Prepared(config, plans, data, held_out, layout, initial, notes=notes, macs=macs, fleet=fleet)
+    return Prepared(
+        config, plans, data, held_out, layout, initial, notes=notes, macs=macs, fleet=fleet, train_sample=train
+    )
 
 
 def rounds_spec(prepared: Prepared) -> RoundsSpec:
@@ -127,6 +130,7 @@ def rounds_spec(prepared: Prepared) -> RoundsSpec:
         score_every=config.evaluation.every,
         trained_sizes=tuple(trained_sizes(plans)),
         round_sizes=tuple(round_sizes(config, plans)),
+        round_splits=("val", *prepared.train_sample),
         final_split=config.evaluation.split,
         final_sizes=tuple(final_sizes(config, plans)),
         level_sizes=tuple(levels),
@@ -148,7 +152,7 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
     config = prepared.config
     return FederationSpec(
         clients=clients_of(prepared),
-        make_scorer=scorer_spec(config, prepared.held_out, prepared.cut).build,
+        make_scorer=scorer_spec(config, prepared.scored, prepared.cut).build,
         algorithm=algorithm_of(config),
         transforms=transforms_of(config),
         layout=prepared.layout,

@@ -33,6 +33,8 @@ from raf_ray.storage import Storage, is_uri, open_storage
 from raf_ray.training.clients import ClientData, ClientPlan, Owned, OwnedPeople, OwnedShards, Plans
 from raf_ray.training.spec import margins_of
 
+TRAIN_SAMPLE = 2**31 + 11
+"""Stream of the seed that the clients' people who are scored are drawn from."""
 SYNTHETIC_CLIENT, SYNTHETIC_VAL, SYNTHETIC_TEST = 600, 200, 400
 """People where `data.people_per_client`, `.val_people`, `.test_people` are null."""
 
@@ -218,6 +220,23 @@ def skeleton_of(config: Config) -> Skeleton:
     if not isinstance(skeleton, Skeleton):
         raise InputError(f"data.skeleton={name} is no raf_ray.data.skeletons.Skeleton")
     return skeleton
+
+
+def train_sample(config: Config, data: Owned) -> dict[str, People]:
+    """`train` -> evaluation.train_people of the clients' own people, in the clients' order; {} where that is 0.
+
+    Raises InputError where they are not at hand at every size.
+    """
+    asked = config.evaluation.train_people
+    if not asked:
+        return {}
+    if not isinstance(data, OwnedPeople):
+        raise InputError(
+            "evaluation.train_people: prepared shards and a search's shared data hold each client's people at its own "
+            "tier alone, so they cannot be scored at other sizes; set it to 0, or train from the data set itself"
+        )
+    rng = np.random.default_rng([config.seed, TRAIN_SAMPLE])
+    return {"train": _some(data.people.take(data.rows), asked, rng)}
 
 
 def _some(people: People, count: int | None, rng: np.random.Generator) -> People:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class Prepared:
     """Sentences for the user: what a checkpoint did not fill ..."""
     macs: np.ndarray | None = None
     """(N,) expected forward MACs of each client's round; None: they could not be counted"""
+    train_sample: Mapping[str, People] = field(default_factory=dict)
+    """`train` -> those of the clients' own people that are scored too, where asked for"""
     fleet: Fleet | None = None
     """The clients' devices, where `devices` asks for them"""
 
@@ -43,6 +46,11 @@ class Prepared:
     def trainers(self) -> Plans:
         """Who trains: the clients, or the one that has all their people."""
         return trainers(self.config, self.plans)
+
+    @property
+    def scored(self) -> dict[str, People]:
+        """Split -> people that the run's models are scored on"""
+        return {**self.held_out, **self.train_sample}
 
     @property
     def outputs(self) -> tuple[str, ...]:

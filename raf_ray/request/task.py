@@ -76,5 +76,6 @@ def metrics_of(config: Config) -> dict[str, str]:
     """Split -> the metric it is scored by."""
     evaluation, own = config.evaluation, task_of(config).metric
     if own is not None:
-        return {"val": own, "test": own}
-    return {"val": evaluation.val_metric or evaluation.metric, "test": evaluation.metric}
+        return {"val": own, "train": own, "test": own}
+    rounds = evaluation.val_metric or evaluation.metric
+    return {"val": rounds, "train": rounds, "test": evaluation.metric}

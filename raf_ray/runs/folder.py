@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from raf_ray.state import Layout
 
 FILES = ("config.yaml", "results.json", "rounds.csv", "scores.csv", "model.pt", "checkpoint.pt", "drift.png",
-         "samples.png", "run.log", "mlflow.jsonl", "mlflow.sent.json")  # fmt: skip
+         "samples.png", "rounds.png", "run.log", "mlflow.jsonl", "mlflow.sent.json")  # fmt: skip
 
 CLIENTS = "clients"
 """Folder of what clients keep between rounds, where a method or a kept optimiser has them keep anything."""

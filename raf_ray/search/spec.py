@@ -174,6 +174,8 @@ def check_search(name: str, values: Mapping[str, Any]) -> Search:
     base = _base_values(config.base)
     shared = validate(Config, base)
     sizes = [str(size) for size in asked_sizes(shared)]
+    if shared.evaluation.train_people:
+        raise InputError("base.evaluation.train_people: a search chooses by held-out people alone; leave it out")
     check_space(space, base)
     config = config.model_copy(update={"base": _without_secrets(config.base)})
     search = Search(name, config, _without_secrets(base), shared.tracking, space, None)

@@ -32,6 +32,7 @@ ARTIFACTS = (
     "model.pt",
     "drift.png",
     "samples.png",
+    "rounds.png",
     "run.log",
 )
 
