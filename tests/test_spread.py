@@ -17,10 +17,10 @@ from raf_ray.federation.host import Host, Trained, Turn
 from raf_ray.federation.spec import FederationSpec
 from raf_ray.request.assembly import federation_spec, prepare
 from raf_ray.runs.folder import RunFolder
-from tests.tiny import tiny
+from tests.tiny import SMALL, tiny
 
 WORDS = ("federation.engine=in_process", "federation.clients={high: 2, mid: 2, low: 1}", "federation.rounds=3",
-         "evaluation.every=3", "data.people_per_client=8", "optimizer.reset_each_round=false")  # fmt: skip
+         "evaluation.every=3", "data.people_per_client=8", "optimizer.reset_each_round=false", *SMALL)  # fmt: skip
 SOME = ("federation.participation=0.8",)
 BUFFERED = ("devices.profiles={high: phone, mid: camera, low: phone}", "federation.rounds=5",
             "algorithm.fedbuff.concurrency=4")  # fmt: skip

@@ -10,6 +10,9 @@ WORDS = (
     "evaluation.every=1", "optimizer.batch_size=4", "tracking.mlflow=false", "resources.dashboard=false",
 )  # fmt: skip
 
+SMALL = ("resolution.tiers={high: 64x48, mid: 48x36, low: 32x24}", "evaluation.resolutions=[48x36]")
+"""Sizes for what does not depend on them"""
+
 
 def tiny(*words: str) -> Config:
     """The demo, shrunk; later words win."""

@@ -17,6 +17,8 @@ from raf_ray.resolution import parse_size
 from raf_ray.runs.tables import Scoring
 from raf_ray.terminal import printable
 
+GAP = 0.06
+"""Between people of samples.png, in widths of one"""
 COLOURS = ("#4878a8", "#d1495b", "#2e8b57", "#8e6bb0", "#b8860b", "#5f6b73", "#c06c2b")
 
 
@@ -84,24 +86,36 @@ def draw_samples(path: Path, samples: Sequence[Sample], skeleton: Skeleton) -> N
     if not sizes:
         return
     rows = [[s for s in samples if s.size == size] for size in sizes]
-    columns = max(len(row) for row in rows)
-    with figure(path, 1.5 * columns + 0.6, 2.0 * len(rows), 110) as drawn:
-        _draw_rows(drawn.subplots(len(rows), columns, squeeze=False), rows, skeleton)
+    with figure(path, 1.5 * max(map(len, rows)) + 0.6, 2.0 * len(rows), 110) as drawn:
+        _draw_rows(drawn.add_subplot(), rows, skeleton)
         drawn.suptitle("predicted limbs (left red, right blue), true joints as rings", fontsize=9)
 
 
-def _draw_rows(grid: np.ndarray, rows: Sequence[Sequence[Sample]], skeleton: Skeleton) -> None:
-    for cells, row in zip(grid, rows, strict=True):
-        for cell in cells:
-            cell.axis("off")
-        for cell, sample in zip(cells, row, strict=False):
-            cell.imshow(sample.crop, interpolation="nearest")
-            draw_joints(cell, sample.predicted, skeleton, shown=sample.labelled)
-            truth = sample.truth[sample.labelled]
-            cell.plot(truth[:, 0], truth[:, 1], "o", ms=3, markerfacecolor="none", markeredgecolor="white", mew=0.7)
-            cell.set_xlim(-0.5, sample.crop.shape[1] - 0.5)
-            cell.set_ylim(sample.crop.shape[0] - 0.5, -0.5)
-        cells[0].set_title(row[0].size, fontsize=9, loc="left")
+def _draw_rows(axes: Any, rows: Sequence[Sequence[Sample]], skeleton: Skeleton) -> None:
+    """All in one pair of axes, where every person is a unit wide: eighteen pairs took five times as long."""
+    from matplotlib.patches import Rectangle
+
+    axes.axis("off")
+    axes.set_aspect("equal")
+    top = 0.0
+    for row in rows:
+        height, width = row[0].crop.shape[:2]
+        axes.text(0, top - 0.02, row[0].size, fontsize=9, va="bottom")
+        for place, sample in enumerate(row):
+            corner, tall = np.array([place * (1 + GAP), top]), height / width
+            cell = Rectangle(tuple(corner), 1, tall, transform=axes.transData, visible=False)
+            axes.add_patch(cell)
+            left, right = corner[0], corner[0] + 1
+            axes.imshow(sample.crop, extent=(left, right, top + tall, top), interpolation="nearest")
+            predicted, truth = (corner + (joints + 0.5) / width for joints in (sample.predicted, sample.truth))
+            drawn = draw_joints(axes, predicted, skeleton, shown=sample.labelled)
+            drawn += axes.plot(*truth[sample.labelled].T, "o", ms=3, markerfacecolor="none", markeredgecolor="white",
+                               mew=0.7)  # fmt: skip
+            for artist in drawn:
+                artist.set_clip_path(cell)
+        top += height / width + 3 * GAP
+    axes.set_xlim(0, max(map(len, rows)) * (1 + GAP) - GAP)
+    axes.set_ylim(top - 3 * GAP, -3 * GAP)
 
 
 def draw_people(path: Path, picture: np.ndarray, joints: np.ndarray, skeleton: Skeleton) -> None:
@@ -120,17 +134,20 @@ def draw_people(path: Path, picture: np.ndarray, joints: np.ndarray, skeleton: S
         axes.set_ylim(height - 0.5, -0.5)
 
 
-def draw_joints(axes: Any, joints: np.ndarray, skeleton: Skeleton, shown: np.ndarray, width: float = 1.2) -> None:
-    """Limbs and joints (K, 2) on matplotlib axes; left red, right blue, the rest yellow."""
+def draw_joints(axes: Any, joints: np.ndarray, skeleton: Skeleton, shown: np.ndarray, width: float = 1.2) -> list[Any]:
+    """Limbs and joints (K, 2) on matplotlib axes; left red, right blue, the rest yellow. What was drawn."""
+    from matplotlib.collections import LineCollection
 
     def colour(*names: str) -> str:
         sides = {name.split("_")[0] for name in names}
         return "#ff4040" if sides == {"left"} else "#40a0ff" if sides == {"right"} else "#ffd040"
 
-    for a, b in skeleton.limb_indices:
-        if shown[a] and shown[b]:
-            axes.plot(joints[[a, b], 0], joints[[a, b], 1], "-", lw=width,
-                      color=colour(skeleton.joints[a], skeleton.joints[b]))  # fmt: skip
-    for k, name in enumerate(skeleton.joints):
-        if shown[k]:
-            axes.plot(*joints[k], ".", ms=2.5 * width, color=colour(name))
+    limbs = [(a, b) for a, b in skeleton.limb_indices if shown[a] and shown[b]]
+    named, places = skeleton.joints, np.flatnonzero(shown)
+    lines = LineCollection(
+        [joints[[a, b]] for a, b in limbs], colors=[colour(named[a], named[b]) for a, b in limbs], linewidths=width,
+        capstyle="projecting",
+    )  # fmt: skip
+    axes.add_collection(lines, autolim=False)
+    dots = axes.scatter(*joints[places].T, s=(1.25 * width) ** 2, c=[colour(named[k]) for k in places], zorder=2)
+    return [lines, dots]
