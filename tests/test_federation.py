@@ -326,7 +326,7 @@ def read_until(process: subprocess.Popen, text: str) -> None:
 
 def test_after_a_sigkill_resume_gives_the_same_bits(start, tmp_path):
     """A real kill in the middle of a real run on a private cluster."""
-    words = ["federation.rounds=6", "data.people_per_client=24"]
+    words = ["federation.rounds=6", "data.people_per_client=24", "resources.clients_per_actor=3"]
     process = start(tmp_path / "killed", tmp_path / "gate", *words)
     read_until(process, "round 2/6")
     os.kill(process.pid, signal.SIGKILL)

@@ -14,7 +14,7 @@ import torch
 from raf_ray import run_federation
 from raf_ray.errors import RunError
 from raf_ray.request import assembly
-from tests.tiny import StopAfter, tiny
+from tests.tiny import SMALL, StopAfter, tiny
 
 SCAFFOLD = ("algorithm.name=scaffold", "federation.rounds=3")
 KEPT = {
@@ -67,7 +67,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("kept", KEPT)
 def test_a_stopped_run_goes_on_with_what_its_clients_kept(kept, tmp_path):
-    words = KEPT[kept]
+    words = (*SMALL, *KEPT[kept])
     in_process(tmp_path / "whole", *words)
     stopped(tmp_path / "part", 2, *words)
     in_process(tmp_path / "part", *words, resume=True)

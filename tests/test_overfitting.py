@@ -87,11 +87,6 @@ def test_the_sample_is_the_seeds_and_more_than_there_are_is_all_of_them():
     assert len(sample("evaluation.train_people=99")) == 36
 
 
-def test_ray_gives_the_same_scores(whole, ray_cluster, tmp_path):
-    on_ray = run_federation(tiny(*SCORED, "federation.engine=ray"), tmp_path / "run")
-    assert rows(on_ray.folder) == rows(whole.folder)
-
-
 def test_a_search_and_shards_have_none():
     base = {"evaluation": {"train_people": 5}}
     with pytest.raises(InputError, match=r"base\.evaluation\.train_people: a search chooses by held-out people"):

@@ -251,7 +251,7 @@ def test_a_client_that_has_not_trained_is_scored_by_what_the_server_has(tmp_path
 
 def test_on_ray_they_are_scored_to_the_same_bits(tmp_path, fedbn, ray_cluster):
     words = ("algorithm.name=fedbn", "federation.clients=[mid,mid,low]", "evaluation.resolutions=[48x36]")
-    found = run_federation(tiny(*words, "resources.cpus_per_client=0.2"), tmp_path / "run").values
+    found = run_federation(tiny(*words, "resources.clients_per_actor=2"), tmp_path / "run").values
     here = json.loads((fedbn / "results.json").read_text())
     assert found["by_client"] == here["by_client"]
     assert (tmp_path / "run" / "scores.csv").read_text() == (fedbn / "scores.csv").read_text()

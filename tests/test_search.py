@@ -530,7 +530,8 @@ def test_asha_stops_federations_of_actors_which_then_are_gone(ray_cluster, tmp_p
     from raf_ray.search.display import SearchDisplay
     from raf_ray.search.study import run_search
 
-    base = {**BASE["base"], "federation": {"rounds": 3, "engine": "ray"}, "tracking": {"mlflow": True}}
+    base = {**BASE["base"], "federation": {"rounds": 3, "engine": "ray", "clients": ["mid"]},
+            "tracking": {"mlflow": True}}  # fmt: skip
     search = check_search("tiny", asked(
         base=base, scheduler="asha", asha={"grace_period": 1, "reduction_factor": 3}, num_samples=1,
         max_concurrent_trials=1, param_space={"optimizer.lr": {"grid_search": [6e-3, 1e-6, 1e-7]}},

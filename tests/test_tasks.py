@@ -350,9 +350,10 @@ def test_a_resumed_run_has_the_same_bits(whole, tmp_path):
     assert torch.equal(state(tmp_path / "part"), state(results.folder))
 
 
+@pytest.mark.parametrize("whole", ["examples.segmentation:Segmentation"], indirect=True)
 def test_on_ray_a_run_has_the_same_bits(whole, tmp_path, ray_cluster):
     words, results = whole
-    on_ray = run_federation(tiny(*words), tmp_path / "ray")
+    on_ray = run_federation(tiny(*words, "resources.clients_per_actor=3"), tmp_path / "ray")
     assert torch.equal(state(tmp_path / "ray"), state(results.folder))
     assert on_ray.by_resolution == results.by_resolution
 
