@@ -109,7 +109,9 @@ def skeleton_of_run(run: SavedRun) -> Skeleton:
         if skeleton.joints == run.joints:
             return skeleton
     configured = skeleton_of(run.config)
-    return configured if configured.joints == run.joints else Skeleton("own", run.joints, (0.05,) * len(run.joints))
+    if configured is not None and configured.joints == run.joints:
+        return configured
+    return Skeleton("own", run.joints, (0.05,) * len(run.joints))
 
 
 @torch.inference_mode()
