@@ -61,6 +61,7 @@ def main(words: Sequence[str]) -> None:
             "metric": scores.metric,
             "people": scores.people,
             "by_resolution": scores.by_resolution,
+            **({"extra": scores.extra} if scores.extra else {}),
         }
         print(json.dumps(without_nan(values)))
         return
@@ -70,6 +71,11 @@ def main(words: Sequence[str]) -> None:
     for size in names:
         table.add_column(size, justify="right")
     table.add_row("all", *(f"{100 * scores.by_resolution[size]:.1f}" for size in names), end_section=True)
+    for figure in scores.extra.get(names[0], {}):
+        cells = (scores.extra.get(size, {}).get(figure, float("nan")) for size in names)
+        table.add_row(figure, *(f"{100 * cell:.1f}" for cell in cells))
+    if scores.extra:
+        table.add_section()
     for joint in scores.per_joint[names[0]]:
         table.add_row(joint, *(f"{100 * scores.per_joint[size][joint]:.1f}" for size in names), style="dim")
     console.print(table)

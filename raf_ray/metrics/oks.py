@@ -36,7 +36,7 @@ def oks_ap(
     `predicted` and `truth` (N, K, 2), `confidence` (N, K), `visibility` (N, K) COCO's 0, 1, 2, `area` (N,) of
     the segment, `box_xywh` (N, 4), `picture_id` (N,), `sigmas` (K,) as a share of sqrt(area); all in picture
     pixels. A detection's score is the mean confidence of its joints. `per_joint` is each joint's mean OKS
-    similarity over its labels, since COCO has no AP of a joint; `extra` holds AP50, AP75 and AR.
+    similarity over its labels, since COCO has no AP of a joint; `extra` holds AP50, AP75, APm, APl and AR.
 
     People whose area is not in [0, LARGEST_AREA] do
     not count. COCO's -1 (nothing to score) is NaN; a
@@ -51,8 +51,7 @@ def oks_ap(
     area = np.where(np.isnan(area), np.inf, area)
     labelled = (visibility > 0) & ((area >= 0) & (area <= LARGEST_AREA))[:, None]
     if not labelled.any():
-        extra = dict.fromkeys(("AP50", "AP75", "AR"), float("nan"))
-        return Score(float("nan"), (float("nan"),) * joints, people=0, joints=0, extra=extra)
+        return Score(float("nan"), (float("nan"),) * joints, people=0, joints=0, extra=official_extra(np.full(10, -1)))
 
     predicted = np.where(np.isfinite(predicted), predicted, FAR_AWAY).astype(np.float64)
     truths = _coco_truths(truth, visibility, area, box_xywh, picture_id)
@@ -66,8 +65,13 @@ def oks_ap(
         per_joint=tuple(float(s / n) if n else float("nan") for s, n in zip(similarity, labels, strict=True)),
         people=int(labelled.any(axis=1).sum()),
         joints=int(labels.sum()),
-        extra={"AP50": _or_nan(stats[1]), "AP75": _or_nan(stats[2]), "AR": _or_nan(stats[5])},
+        extra=official_extra(stats),
     )
+
+
+def official_extra(stats: np.ndarray) -> dict[str, float]:
+    """AP50, AP75, APm, APl and AR of COCO's summary (10,); NaN where there is nobody to find."""
+    return {name: _or_nan(stats[at]) for name, at in (("AP50", 1), ("AP75", 2), ("APm", 3), ("APl", 4), ("AR", 5))}
 
 
 def oks_similarity(predicted: np.ndarray, truth: np.ndarray, area: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
