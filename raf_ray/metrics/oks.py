@@ -53,11 +53,12 @@ def oks_ap(
     if not labelled.any():
         return Score(float("nan"), (float("nan"),) * joints, people=0, joints=0, extra=official_extra(np.full(10, -1)))
 
-    predicted = np.where(np.isfinite(predicted), predicted, FAR_AWAY).astype(np.float64)
     truths = _coco_truths(truth, visibility, area, box_xywh, picture_id)
     if ignored is not None:
         truths += _coco_ignored(ignored, joints=joints, first_id=len(truths) + 1, pictures=set(picture_id.tolist()))
-    stats = _coco_stats(truths, _coco_detections(predicted, confidence, picture_id), sigmas)
+    results = coco_results(predicted, confidence, picture_id, confidence.mean(axis=1))
+    predicted = np.where(np.isfinite(predicted), predicted, FAR_AWAY).astype(np.float64)
+    stats = _coco_stats(truths, results, sigmas)
     similarity = np.where(labelled, oks_similarity(predicted, truth, area, sigmas), 0).sum(axis=0)
     labels = labelled.sum(axis=0)
     return Score(
@@ -79,6 +80,18 @@ def oks_similarity(predicted: np.ndarray, truth: np.ndarray, area: np.ndarray, s
     squared = ((predicted.astype(np.float64) - truth) ** 2).sum(axis=2)
     spread = 2 * (area.astype(np.float64)[:, None] + np.spacing(1)) * (2 * sigmas) ** 2
     return np.asarray(np.exp(-squared / spread))
+
+
+def ap_of_results(labels: Labels, results: list[dict[str, Any]]) -> dict[str, float]:
+    """AP and its further figures (`official_extra`) of any detections in the labelled people's pictures."""
+    area = np.where(np.isnan(labels.area), np.inf, labels.area)
+    truths = _coco_truths(labels.joints, labels.visibility, area, labels.box_xywh, labels.picture_id)
+    if labels.ignored is not None:
+        pictures = set(labels.picture_id.tolist())
+        joints = len(labels.joint_names)
+        truths += _coco_ignored(labels.ignored, joints=joints, first_id=len(truths) + 1, pictures=pictures)
+    stats = _coco_stats(truths, results, labels.sigmas) if results else np.zeros(10)
+    return {"AP": _or_nan(stats[0]), **official_extra(stats)}
 
 
 def _coco_truths(
@@ -119,15 +132,21 @@ def _coco_ignored(ignored: Regions, *, joints: int, first_id: int, pictures: set
     ]
 
 
-def _coco_detections(predicted: np.ndarray, confidence: np.ndarray, picture_id: np.ndarray) -> list[dict[str, Any]]:
-    """COCO results, one a person."""
+def coco_results(
+    predicted: np.ndarray, confidence: np.ndarray, picture_id: np.ndarray, scores: np.ndarray
+) -> list[dict[str, Any]]:
+    """COCO's result form of N detections with joints (N, K, 2), their confidences (N, K), and scores (N,).
+
+    What is not finite lies FAR_AWAY. The category is 1, COCO's person.
+    """
+    predicted = np.where(np.isfinite(predicted), predicted, FAR_AWAY).astype(np.float64)
     keypoints = np.concatenate([predicted, confidence[:, :, None]], axis=2).astype(np.float64)
     return [
         {
             "image_id": int(picture_id[i]),
             "category_id": 1,
             "keypoints": keypoints[i].ravel().tolist(),
-            "score": float(confidence[i].mean()),
+            "score": float(scores[i]),
         }
         for i in range(len(keypoints))
     ]
