@@ -81,7 +81,7 @@ def main(words: Sequence[str]) -> None:
     table.add_row("all", *(f"{100 * scores.by_resolution[size]:.1f}" for size in names), end_section=True)
     for figure in scores.extra.get(names[0], {}):
         cells = (scores.extra.get(size, {}).get(figure, float("nan")) for size in names)
-        table.add_row(figure, *(f"{100 * cell:.1f}" for cell in cells))
+        table.add_row(figure, *("-" if cell != cell else f"{100 * cell:.1f}" for cell in cells))
     if scores.extra:
         table.add_section()
     for joint in scores.per_joint[names[0]]:

@@ -24,7 +24,7 @@ from raf_ray.errors import InputError
 from raf_ray.metrics.detections import oks_nms, pose_scores
 from raf_ray.request.boxes import detections_of
 from raf_ray.tracking.mlflow import extra_metrics
-from tests.exports import box_of, cvat
+from tests.exports import box_of, cvat, draw
 
 SIGMAS = np.array([0.026, 0.05, 0.05, 0.05])
 """Of tests.exports.JOINTS"""
@@ -160,7 +160,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on 6 people, scored on 3 by their own and by detected boxes."""
     folder = tmp_path_factory.mktemp("detections")
     cvat(folder / "export")
-    (folder / "boxes.json").write_text(json.dumps(detections(range(6, 9))))
+    for i in (20, 21):
+        draw(folder / "export/images/val" / f"{i}.png", i)
+    file = folder / "export/annotations/person_keypoints_val.json"
+    content = json.loads(file.read_text())
+    content["images"] += [
+        {"id": i + 1, "file_name": f"{i}.png"} for i in (20, 21)
+    ]  # nobody in one, a crowd in the other
+    crowd = {"id": 99, "image_id": 22, "category_id": 1, "bbox": [0, 0, 64, 48], "area": 3072, "iscrowd": 1,
+             "num_keypoints": 0, "keypoints": [0] * 12}  # fmt: skip
+    content["annotations"].append(crowd)
+    file.write_text(json.dumps(content))
+    (folder / "boxes.json").write_text(json.dumps(detections([*range(6, 9), 20, 21], score=0.9)))
     words = ["data.name=coco", f"data.root={folder / 'export'}", "federation.clients=[low]", "federation.rounds=1",
              "model.name=tests.exports:guess", "optimizer.lr=1e-9",
              "federation.engine=in_process", "data.people_per_client=4", "data.val_people=null",
@@ -184,7 +195,8 @@ def test_the_figures_are_those_of_cocos_evaluator_on_what_is_exported(run: Path)
         assert 0.1 < figures[f"AP{end}"] < figures[f"AP50{end}"]
         assert [figures[name] for name in names] == pytest.approx(by_hand(truth, out), abs=1e-9, nan_ok=True)
     given, detected = (json.loads((run / name).read_text()) for name in ("out.json", "out_boxes.json"))
-    assert len(given) == 3 and 3 <= len(detected) <= 6
+    assert len(given) == 3 and 3 <= len(detected) <= 10
+    assert {one["image_id"] for one in detected} == {7, 8, 9, 21, 22}
 
 
 def test_further_figures_are_metrics_of_mlflow(run: Path) -> None:

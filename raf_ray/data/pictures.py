@@ -33,6 +33,8 @@ class PictureFiles:
     """The file that lists the pictures, as messages name it."""
     sizes: np.ndarray | None = None
     """(rows, 2) int64 width and height that the file gives each picture; 0 where it gives none."""
+    others: Mapping[int, str] | None = None
+    """Id -> path of pictures that the file lists and in which nobody is used, where a detector's boxes may be too."""
 
     def __call__(self, row: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB. Raises PictureError where the file is missing or cannot be decoded."""

@@ -87,7 +87,7 @@ def ap_of_results(labels: Labels, results: list[dict[str, Any]]) -> dict[str, fl
     area = np.where(np.isnan(labels.area), np.inf, labels.area)
     truths = _coco_truths(labels.joints, labels.visibility, area, labels.box_xywh, labels.picture_id)
     if labels.ignored is not None:
-        pictures = set(labels.picture_id.tolist())
+        pictures = set(labels.picture_id.tolist()) | {one["image_id"] for one in results}
         joints = len(labels.joint_names)
         truths += _coco_ignored(labels.ignored, joints=joints, first_id=len(truths) + 1, pictures=pictures)
     stats = _coco_stats(truths, results, labels.sigmas) if results else np.zeros(10)
@@ -161,7 +161,7 @@ def _coco_stats(truths: list[dict[str, Any]], detections: list[dict[str, Any]], 
         ground_truth = COCO()
         ground_truth.dataset = {
             "info": {},
-            "images": [{"id": i} for i in sorted({t["image_id"] for t in truths})],
+            "images": [{"id": i} for i in sorted({one["image_id"] for one in [*truths, *detections]})],
             "categories": [{"id": 1, "name": "person"}],
             "annotations": truths,
         }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from raf_ray.data.annotations.fields import SMALLEST, check_pixels, given, number, numbers, shown, warn_once, whole
 from raf_ray.data.people import People
+from raf_ray.data.pictures import PictureFiles
 from raf_ray.errors import InputError
 from raf_ray.files import read_json
 
@@ -28,8 +30,8 @@ class Detections:
 def read_detections(file: Path, people: People) -> Detections:
     """The boxes of a detector in the pictures of `people`: a list of ``image_id``, ``bbox``, ``score``.
 
-    Of several categories, 1 is read. Boxes in pictures where nobody of `people` is are left out, which a warning says.
-    Raises InputError for another form, values that their field cannot have, and where no box is left.
+    Of several categories, 1 is read. Pictures in which nobody of `people` is are read too where their file lists
+    them; boxes in others are left out, which a warning says. Raises InputError for another form, values that their field cannot have, and where no box is left.
     """
     what = "evaluation.boxes:"
     content = read_json(file, what)
@@ -37,7 +39,7 @@ def read_detections(file: Path, people: People) -> Detections:
         form = '[{"image_id": 1, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}, ...]'
         raise InputError(f"{what} {file} must be a list of detections, {form}; it is {shown(content)}")
     several = len({str(one.get("category_id")) for one in content if isinstance(one, dict)}) > 1
-    row_of = dict(zip(people.picture_id.tolist(), people.rows.tolist(), strict=True))
+    people, row_of = _with_others(people, content)
     pictures, boxes, scores, unknown = [], [], [], []
     for place, one in enumerate(content):
         which = f"detection {place}"
@@ -57,12 +59,26 @@ def read_detections(file: Path, people: People) -> Detections:
         raise InputError(f"{what} {file} has no detection in the pictures that are scored: {told}; give theirs")
     if unknown:
         warn_once(
-            f"{what} {len(unknown)} of {len(content)} detections in {file} are of images in which nobody is scored "
+            f"{what} {len(unknown)} of {len(content)} detections in {file} are of images that the people are not from "
             f"({len(set(unknown))}, such as {unknown[0]}): they are left out"
         )
     box_xywh = np.stack(boxes)
     check_pixels(box_xywh, "boxes", file)
     return Detections(_people_of(people, np.array(pictures, np.int64), box_xywh, row_of), np.array(scores))
+
+
+def _with_others(people: People, content: list[Any]) -> tuple[People, dict[int, int]]:
+    """The people with the other pictures of their file that have detections, and picture id -> row of all."""
+    row_of = dict(zip(people.picture_id.tolist(), people.rows.tolist(), strict=True))
+    files = people.read
+    if not isinstance(files, PictureFiles) or not files.others:
+        return people, row_of
+    ids = (one.get("image_id") for one in content if isinstance(one, dict))
+    asked = {picture for picture in ids if type(picture) is int}
+    added = sorted(picture for picture in asked if picture in files.others and picture not in row_of)
+    row_of |= {picture: len(files.paths) + place for place, picture in enumerate(added)}
+    paths = files.paths + tuple(files.others[picture] for picture in added)
+    return replace(people, read=PictureFiles(paths, files.annotations)), row_of
 
 
 def _people_of(people: People, picture_id: np.ndarray, box: np.ndarray, row_of: dict[int, int]) -> People:

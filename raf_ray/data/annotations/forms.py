@@ -32,7 +32,7 @@ def not_in_form(content: object, wanted: str, file: Path) -> str:
     told = ", ".join(brief(key) for key in keys[:SHOWN]) or "no keys"
     begin += f" {'of entries ' if kind == 'a list' else ''}with {told}{' ...' if len(keys) > SHOWN else ''}"
     shares = [len(set(keys) & set(whole if kind == "an object" else entry)) for _, _, whole, entry in FORMS]
-    if max(shares) < 2:
+    if not max(shares):
         return f"{begin}, which no reader knows; set data.annotations"
     name, called, _, _ = FORMS[shares.index(max(shares))]
     remedy = f"set data.name={name}" if name and called != wanted else "export it in COCO's keypoint form"

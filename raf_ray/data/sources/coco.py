@@ -34,7 +34,7 @@ OFFICIAL: dict[FileSplit, str] = {"train": "train2017", "test": "val2017"}
 
 def read(asked: Asked, split: FileSplit) -> People:
     annotations, pictures = coco_files(asked.root, asked.annotations, asked.images, split)
-    people = coco_people(annotations, pictures, asked.skeleton, asked.category)
+    people = coco_people(annotations, pictures, asked.skeleton, asked.category, keep_others=split == "test")
     check_boxes(people, str(annotations))
     return people
 
@@ -60,7 +60,11 @@ def coco_files(
 
 
 def coco_people(
-    annotation_file: Path, picture_folder: Path, skeleton: Skeleton | None, category: str | None = None
+    annotation_file: Path,
+    picture_folder: Path,
+    skeleton: Skeleton | None,
+    category: str | None = None,
+    keep_others: bool = False,
 ) -> People:
     """Every usable person of a COCO keypoint file, in the file's order; pictures are read when asked for.
 
@@ -69,6 +73,7 @@ def coco_people(
     write it), AREA_OF_BOX of the box stands in. `person_id` and `picture_id` are the file's ids. Of
     images that no person uses, only the ids are looked at. `skeleton` None: the joints that the file names
     (`own_skeleton`). `category`: whose annotations, where several categories have joints; see `find_category`.
+    `keep_others`: keep the paths of pictures in which nobody is used, for detections.
 
     Raises InputError, in one sentence, for a file or folder that is missing, a file that is not in COCO's
     form, joints that are not the skeleton's, entries that contradict each other, values that their field cannot
@@ -106,6 +111,7 @@ def coco_people(
             tuple(str(picture_folder / name) for name in names),
             str(annotation_file),
             sizes_given(images[i] for i in used.tolist()),
+            _others(images, set(used.tolist()), picture_folder) if keep_others else None,
         ),
         ignored=Ignored(
             picture_id=np.array([entry[0] for entry in found.ignored], np.int64),
@@ -114,6 +120,11 @@ def coco_people(
             crowd=np.array([entry[3] for entry in found.ignored], bool),
         ),
     )
+
+
+def _others(images: Mapping[int, Any], used: set[int], folder: Path) -> dict[int, str]:
+    names = {i: image.get("file_name") for i, image in images.items() if i not in used}
+    return {i: str(folder / name) for i, name in names.items() if isinstance(name, str) and name.strip()}
 
 
 def existing_root(root: str | Path) -> Path:
