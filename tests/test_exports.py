@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 import raf_ray.evaluate
 import raf_ray.predict
@@ -238,6 +239,17 @@ def test_a_yolo_class_is_chosen_by_its_name(tmp_path: Path) -> None:
     assert len(read("yolo_pose", tmp_path, category="dog")) == 1
     assert len(read("yolo_pose", tmp_path, category="cat")) == 5
     refused("yolo_pose", tmp_path, "no category horse", "cat, dog", category="horse")
+
+
+def test_a_picture_that_is_turned_by_its_tag_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    yolo(tmp_path)
+    read("yolo_pose", tmp_path)
+    assert "EXIF" not in caplog.text
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (64, 48)).save(tmp_path / "images/train/2.png", exif=tags)
+    read("yolo_pose", tmp_path)
+    assert "1 pictures with labels have an EXIF orientation" in caplog.text and "2.png" in caplog.text
 
 
 # --- Label Studio -------------------------------------------------------------------------------------------

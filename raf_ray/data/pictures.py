@@ -81,6 +81,14 @@ def stored_size(path: str) -> tuple[int, int]:
     return header.width, header.height
 
 
+def stored_orientation(path: str) -> int:
+    """The EXIF orientation of a picture, 1 to 8; 1: upright, or it has none. Raises PictureError; see `stored_size`."""
+    what = f"picture {shown_path(path)}"
+    with _opened(path, what) as file:
+        read_header(file, what)
+        return read_orientation(file)
+
+
 @contextmanager
 def _opened(path: str | Path, what: str) -> Iterator[IO[bytes]]:
     try:

@@ -31,7 +31,8 @@ def read_detections(file: Path, people: People) -> Detections:
     """The boxes of a detector in the pictures of `people`: a list of ``image_id``, ``bbox``, ``score``.
 
     Of several categories, 1 is read. Pictures in which nobody of `people` is are read too where their file lists
-    them; boxes in others are left out, which a warning says. Raises InputError for another form, values that their field cannot have, and where no box is left.
+    them; boxes in others are left out, which a warning says. Raises InputError for another form, values that their
+    field cannot have, and where no box is left.
     """
     what = "evaluation.boxes:"
     content = read_json(file, what)

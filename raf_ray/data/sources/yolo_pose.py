@@ -19,7 +19,7 @@ from raf_ray.data.annotations.coco_entries import AREA_OF_BOX, NO_BOX
 from raf_ray.data.annotations.fields import as_number, settle_joints, shown, warn_once
 from raf_ray.data.annotations.yolo_yaml import DataYaml, read_data_yaml, split_pictures
 from raf_ray.data.people import People
-from raf_ray.data.pictures import HEADER_THREADS, PictureFiles, stored_size
+from raf_ray.data.pictures import HEADER_THREADS, PictureFiles, stored_orientation, stored_size
 from raf_ray.data.sources import Asked, FileSplit
 from raf_ray.data.sources.coco import existing_root
 from raf_ray.errors import InputError
@@ -158,6 +158,12 @@ def to_people(lines: Lines, pictures: Sequence[Path], described: DataYaml) -> Pe
     paths = tuple(str(pictures[row]) for row in used)
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         sizes = np.array(list(pool.map(stored_size, paths)), np.float64)[rows]
+        turned = [path for path, tag in zip(paths, pool.map(stored_orientation, paths), strict=True) if tag != 1]
+    if turned:
+        warn_once(
+            f"{described.file}: {len(turned)} pictures with labels have an EXIF orientation ({turned[0]}): labels "
+            "are taken to lie in the stored picture; save such pictures upright before they are labelled"
+        )
     points, boxes = np.stack(lines.joints), np.stack(lines.boxes)
     centre, sides = boxes[:, :2] * sizes, boxes[:, 2:] * sizes
     return People(
