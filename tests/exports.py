@@ -8,8 +8,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
+
+from raf_ray.data.sources import Asked, read_source
+from raf_ray.errors import InputError
 
 WIDTH, HEIGHT = 64, 48
 JOINTS = ["nose", "left_paw", "right_paw", "tail"]
@@ -155,3 +159,20 @@ def label_studio(root: Path, count: int = 9) -> Path:
         draw(root / "images" / f"0a1b-{i}.png", i)
     write(root / "project-1.json", [label_studio_task(i) for i in range(count)])
     return root
+
+
+# --- read again ----------------------------------------------------------------------------------------------
+
+
+def read(name: str, root: Path, split: Any = "train", **asked: Any) -> Any:
+    values = {"annotations": None, "images": None, "skeleton": None} | asked
+    return read_source(name, Asked(root=str(root), **values), split)
+
+
+def refused(name: str, root: Path, *says: str, split: Any = "train", **asked: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        read(name, root, split, **asked)
+    message = str(caught.value)
+    assert "\n" not in message
+    for text in says:
+        assert text in message, message

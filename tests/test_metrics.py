@@ -18,7 +18,7 @@ from raf_ray.data.people import People
 from raf_ray.data.skeletons import COCO17, MPII16
 from raf_ray.data.sources.coco import coco_people
 from raf_ray.data.sources.synthetic import synthetic_people
-from raf_ray.metrics import Labels, Score, built_in
+from raf_ray.metrics import Score
 from raf_ray.metrics.drift import drift_spread, drift_to_reference
 from raf_ray.metrics.interface import Regions
 from raf_ray.metrics.oks import oks_ap
@@ -272,28 +272,6 @@ def test_oks_ap_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_oks_ap_refuses_arrays_of_different_people(crowd: People) -> None:
     with pytest.raises(ValueError, match="shapes"):
         oks(crowd, crowd.joints[1:])
-
-
-# --- MPII's table -------------------------------------------------------------------------------------------
-
-
-def test_pckh_has_mpiis_strict_mean_and_groups_of_joints() -> None:
-    """Two people with a head of 10 px, so 5 px are near and 1 px is very near; worked out by hand."""
-    k = len(MPII16)
-    labelled = np.ones((2, k), np.uint8) * 2
-    truth = np.zeros((2, k, 2))
-    predicted = truth.copy()
-    left, right = MPII16.joints.index("left_elbow"), MPII16.joints.index("right_elbow")
-    predicted[:, left, 0] = 6  # both miss
-    predicted[0, right, 0] = 4  # near, not very near
-    predicted[1, MPII16.joints.index("head_top"), 0] = 7  # one misses
-    predicted[:, MPII16.joints.index("pelvis"), 0] = 99  # does not count
-    labels = Labels("mpii16", MPII16.joints, np.array(MPII16.sigmas), truth, labelled, np.ones(2), np.ones((2, 4)),
-                    np.full(2, 10.0), np.arange(2))  # fmt: skip
-    score = built_in()["pckh_0.5"].measure(labels, predicted, np.ones((2, k)))
-    assert score.value == pytest.approx(25 / 28)
-    groups = {"Head": 0.5, "Shoulder": 1, "Elbow": 0.5, "Wrist": 1, "Hip": 1, "Knee": 1, "Ankle": 1}
-    assert dict(score.extra) == pytest.approx({"Mean@0.1": 24 / 28, **groups})
 
 
 # --- drift --------------------------------------------------------------------------------------------------

@@ -79,10 +79,7 @@ def coco_people(
     form, joints that are not the skeleton's, entries that contradict each other, values that their field cannot
     have (see `raf_ray.data.annotations.fields`), coordinates that are no pixels, and a file without usable people.
     """
-    content = read_annotations(annotation_file)
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise InputError(_not_coco(annotation_file, content, part))
+    content = _coco_content(annotation_file)
     check_picture_folder(picture_folder)
     found_category = find_category(content, category, annotation_file)
     if skeleton is None:
@@ -135,6 +132,15 @@ def existing_root(root: str | Path) -> Path:
 def read_annotations(file: Path) -> Any:
     """The content of an annotation file. Raises InputError; see `raf_ray.files.read_json`."""
     return read_json(file, "annotation file", "set data.root, or data.annotations to a file below it")
+
+
+def _coco_content(file: Path) -> dict[str, Any]:
+    """The content of a file in COCO's form, whose three lists are there. Raises InputError."""
+    content = read_annotations(file)
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
+            raise InputError(_not_coco(file, content, part))
+    return content
 
 
 def _not_coco(file: Path, content: object, part: str) -> str:
