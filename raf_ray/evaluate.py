@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from raf_ray.cli import Parser, run_command
+from raf_ray.errors import InputError
 
 EXAMPLES = """examples:
   python -m raf_ray.evaluate runs/mine                                         again what the run measured
   python -m raf_ray.evaluate runs/mine evaluation.resolutions=[256x192,32x24]  other sizes
   python -m raf_ray.evaluate runs/mine data.name=mpii data.root=DIR --json     other people, for a script
+  python -m raf_ray.evaluate runs/mine --detections out.json                   for COCO's own evaluator, a file a size
 """
 
 
@@ -27,14 +31,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as evaluation.flip_test=true")
     parser.add_argument("--client", metavar="NAME", help="its own model, where a method leaves it some (fedbn ...); "
                         "without it the mean over those of each size")  # fmt: skip
+    parser.add_argument("--detections", metavar="FILE", help="write what was found in COCO's result form; of several "
+                        "sizes FILE-SIZE.json each")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the scores as JSON instead of a table")
     return parser
 
 
 def main(words: Sequence[str]) -> None:
     arguments = parser().parse_intermixed_args(words)
-
-    import json
 
     from rich.table import Table
 
@@ -46,14 +50,18 @@ def main(words: Sequence[str]) -> None:
     from raf_ray.terminal import make_console, warn
 
     with reading_folder(arguments.run, "RUN", files_of(arguments.client)) as folder:
-        scores, people = score_run(load_run(folder, arguments.overrides, arguments.client))
+        run = load_run(folder, arguments.overrides, arguments.client)
+        scores, people = score_run(run, keep_results=arguments.detections is not None)
     split = scores.split
+    written = [] if arguments.detections is None else write_detections(arguments.detections, scores.results)
     console = make_console(120)
     for note in size_notes([people]):
         if arguments.json:  # stdout is for a script
             print(f"warning {note}", file=sys.stderr)
         else:
             warn(console, note)
+    for line in written:
+        print(line, file=sys.stderr if arguments.json else sys.stdout)
     names = list(scores.by_resolution)
     if arguments.json:
         values = {
@@ -61,6 +69,7 @@ def main(words: Sequence[str]) -> None:
             "metric": scores.metric,
             "people": scores.people,
             "by_resolution": scores.by_resolution,
+            **({"extra": scores.extra} if scores.extra else {}),
         }
         print(json.dumps(without_nan(values)))
         return
@@ -70,6 +79,11 @@ def main(words: Sequence[str]) -> None:
     for size in names:
         table.add_column(size, justify="right")
     table.add_row("all", *(f"{100 * scores.by_resolution[size]:.1f}" for size in names), end_section=True)
+    for figure in scores.extra.get(names[0], {}):
+        cells = (scores.extra.get(size, {}).get(figure, float("nan")) for size in names)
+        table.add_row(figure, *("-" if cell != cell else f"{100 * cell:.1f}" for cell in cells))
+    if scores.extra:
+        table.add_section()
     for joint in scores.per_joint[names[0]]:
         table.add_row(joint, *(f"{100 * scores.per_joint[size][joint]:.1f}" for size in names), style="dim")
     console.print(table)
@@ -79,6 +93,23 @@ def main(words: Sequence[str]) -> None:
         console.print(f"People smaller in their picture than the size (upsampled): {told}.", highlight=False)
     if scores.bad_pictures:
         console.print(f"People left out because their picture could not be read: {scores.bad_pictures}.")
+
+
+def write_detections(file: str, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Write each size's detections, and say where. Raises InputError where that cannot be."""
+    from raf_ray.files import write_text
+    from raf_ray.paths import given_path
+
+    path, lines = given_path(file, "--detections"), []
+    for size, found in results.items():
+        own = path if len(results) == 1 else path.with_name(f"{path.stem}-{size}{path.suffix}")
+        try:
+            own.parent.mkdir(parents=True, exist_ok=True)
+            write_text(own, json.dumps(found))
+        except OSError as error:
+            raise InputError(f"--detections: cannot write {own}: {error.strerror or error}") from error
+        lines.append(f"{len(found)} detections at {size} -> {own}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -66,9 +66,19 @@ def load_run(folder: Path, overrides: Sequence[str] = (), client: str | None = N
     return SavedRun(folder, config, model, joints, names)
 
 
-def score_run(run: SavedRun) -> tuple[Scores, People]:
-    """Scores on the configured split as the run's own: of its model, or of its clients' own; and whose they are."""
+def score_run(run: SavedRun, keep_results: bool = False) -> tuple[Scores, People]:
+    """Scores on the configured split as the run's own: of its model, or of its clients' own; and whose they are.
+
+    `keep_results`: with the detections in COCO's result form. Raises InputError where several models would have some.
+    """
+    if keep_results and run.own:
+        raise InputError(
+            f"--detections: clients have models of their own; name one by --client, such as {min(run.own)}"
+        )
+    if keep_results and not task_of(run.config).draws_joints:
+        raise InputError(f"--detections: {run.config.task.name} has no joints to write; leave it out")
     scorer, sizes = scorer_of_run(run)
+    scorer.keep_results = keep_results
     split, config = run.config.evaluation.split, run.config
     if not run.own:
         return scorer.score(split, sizes), scorer.people[split]
@@ -109,7 +119,9 @@ def skeleton_of_run(run: SavedRun) -> Skeleton:
         if skeleton.joints == run.joints:
             return skeleton
     configured = skeleton_of(run.config)
-    return configured if configured.joints == run.joints else Skeleton("own", run.joints, (0.05,) * len(run.joints))
+    if configured is not None and configured.joints == run.joints:
+        return configured
+    return Skeleton("own", run.joints, (0.05,) * len(run.joints))
 
 
 @torch.inference_mode()

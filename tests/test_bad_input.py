@@ -158,7 +158,7 @@ def test_joints_that_do_not_match_name_the_skeleton_that_does(capsys, here, tmp_
     from raf_ray.data.skeletons import LSP14
 
     root = coco(tmp_path / "data", categories=[{"id": 1, "name": "person", "keypoints": list(LSP14.joints)}])
-    words = [*WORDS, ENGINE, "data.name=coco", f"data.root={root}"]
+    words = [*WORDS, ENGINE, "data.name=coco", f"data.root={root}", "data.skeleton=coco17"]
     refused(capsys, here, words, "data.skeleton=lsp14")
 
 

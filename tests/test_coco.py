@@ -246,10 +246,11 @@ def check_sentence(error: InputError, *parts: str) -> None:
         (b" \n", ["is empty"]),
         (json.dumps(content()).encode()[:300], ["not valid JSON", "cut off"]),
         (b"\xff\xfe\xff", ["not valid JSON"]),
-        (b"[]", ["is a list", "data.name=mpii"]),
-        (b"3", ["no list 'images'"]),
+        (b"[]", ["is a list", "no keys", "data.annotations"]),
+        (b'[{"joints": [], "image": "a.png", "center": []}]', ["joints, image, center", "set data.name=mpii"]),
+        (b"3", ["neither a list nor an object"]),
     ],
-    ids=["missing", "empty", "truncated", "binary", "list", "number"],
+    ids=["missing", "empty", "truncated", "binary", "list", "mpii", "number"],
 )
 def test_a_file_that_cannot_be_parsed(tmp_path: Path, data: bytes | None, parts: list[str]) -> None:
     file = tmp_path / "people.json"
@@ -287,7 +288,7 @@ def category(keypoints: list[str]) -> list[Content]:
         (without(content(), "annotations"), ["no list 'annotations'"]),
         (without(content(), "categories"), ["no list 'categories'"]),
         (content(categories=[{"id": 1, "name": "person"}]), ["one category 'person'", "keypoints"]),
-        (content(categories=category(["nose"]) * 2), ["one category 'person'"]),
+        (content(categories=category(["nose"]) * 2), ["several categories 'person'"]),
         (content(categories=category(list(LSP14.joints))), ["14 joints", "data.skeleton=lsp14"]),
         (content(categories=category(list(MPII16.joints))), ["16 joints", "data.skeleton=mpii16"]),
         (content(categories=category(["a", "b"])), ["2 joints", "data.skeleton=package.module:SKELETON"]),

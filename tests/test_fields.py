@@ -334,7 +334,7 @@ def test_labelled_people_who_are_left_out_are_counted(
     coco(content(person(id=1, bbox=[]), person(id=2, bbox=[1, 1, 0, 4]), person(id=3, bbox=[1, 1, 1e-60, 4]), person()))
     assert [record.getMessage().rsplit("/", 1)[1] for record in caplog.records if "left out" in record.message] == [
         "valid.json: people with labelled joints left out, since their scale is unknown (-1): 2",
-        "people.json: people with labelled joints left out, since they have no box: 3",
+        "people.json: people with labelled joints left out, since they have no box or one of 0 x 0: 3",
     ]
 
 

@@ -162,7 +162,7 @@ def check_sentence(error: InputError, *parts: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "parts"),
     [
-        ({"images": []}, ["not a list", "data.name=coco"]),
+        ({"images": []}, ["an object with images", "data.name=coco"]),
         ([], ["no person", "0 entries", "data.annotations"]),
         ([entry(joints_vis=[0] * 16)], ["no person", "1 entries"]),
         ([{"image": "a.png", "center": [1, 1], "scale": 1}], ["entry 0", "'joints'"]),

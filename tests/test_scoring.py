@@ -13,10 +13,11 @@ from raf_ray.data.augment import NO_MARGINS, apply
 from raf_ray.data.codec import encode, image_to_heatmap
 from raf_ray.data.people import People, PictureError
 from raf_ray.data.shard import cut_shard
+from raf_ray.data.skeletons import MPII16
 from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.errors import InputError, RunError
 from raf_ray.evaluation.scorer import Scorer
-from raf_ray.metrics import built_in
+from raf_ray.metrics import Labels, built_in
 from raf_ray.request.plans import plan_clients, upsampled_sizes
 from raf_ray.resolution import Size, parse_size
 from raf_ray.tasks.pose import check_metric, labels_of
@@ -228,3 +229,25 @@ def test_scoring_ends_with_the_cause_where_those_with_a_picture_have_not_the_lab
 def test_a_joint_without_a_score_is_no_fault():
     scores = replace(scorer(Oracle()), people={"test": without("head_top")}).score("test", [Size(64, 48)])
     assert np.isnan(scores.per_joint["64x48"]["head_top"]) and scores.by_resolution["64x48"] > 0.9
+
+
+# --- MPII's table -------------------------------------------------------------------------------------------
+
+
+def test_pckh_has_mpiis_strict_mean_and_groups_of_joints() -> None:
+    """Two people with a head of 10 px, so 5 px are near and 1 px is very near; worked out by hand."""
+    k = len(MPII16)
+    labelled = np.ones((2, k), np.uint8) * 2
+    truth = np.zeros((2, k, 2))
+    predicted = truth.copy()
+    left, right = MPII16.joints.index("left_elbow"), MPII16.joints.index("right_elbow")
+    predicted[:, left, 0] = 6  # both miss
+    predicted[0, right, 0] = 4  # near, not very near
+    predicted[1, MPII16.joints.index("head_top"), 0] = 7  # one misses
+    predicted[:, MPII16.joints.index("pelvis"), 0] = 99  # does not count
+    labels = Labels("mpii16", MPII16.joints, np.array(MPII16.sigmas), truth, labelled, np.ones(2), np.ones((2, 4)),
+                    np.full(2, 10.0), np.arange(2))  # fmt: skip
+    score = built_in()["pckh_0.5"].measure(labels, predicted, np.ones((2, k)))
+    assert score.value == pytest.approx(25 / 28)
+    groups = {"Head": 0.5, "Shoulder": 1, "Elbow": 0.5, "Wrist": 1, "Hip": 1, "Knee": 1, "Ankle": 1}
+    assert dict(score.extra) == pytest.approx({"Mean@0.1": 24 / 28, **groups})

@@ -30,6 +30,8 @@ class EvaluationConfig(Section):
     """PCKh by head box, by neck to head top; PCK by torso; COCO's OKS AP. Of poses: other tasks have their own."""
     val_metric: MetricName | None = None
     """Metric of the rounds' scores on `val`, where its people lack what `metric` needs; null: the same."""
+    boxes: str | None = None
+    """File of detected boxes (COCO's result form) in the final split's pictures: an AP beside that of given boxes."""
     decode: Literal["argmax", "dark"] = "argmax"
     """Peak with a quarter-pixel offset, or DARK (near a border: a Gaussian fitted around the peak)."""
     flip_test: bool = False

@@ -58,7 +58,7 @@ class DataConfig(Section):
     """Whose people, and how they are split."""
 
     name: SourceName | ImportPath = "synthetic"
-    """`synthetic`, `coco`, `mpii`, `shards` (made by raf_ray.prepare), or `package.module:function`."""
+    """`synthetic`, a data set (docs/data.md), `shards` (made by raf_ray.prepare), or `package.module:function`."""
     root: str | None = None
     """Folder of the data set or of the prepared shards."""
     annotations: dict[Literal["train", "test"], str] | None = None
@@ -66,7 +66,9 @@ class DataConfig(Section):
     images: dict[Literal["train", "test"], str] | None = None
     """Picture folders below the root, by split; null: the data set's official layout."""
     skeleton: Literal["coco17", "mpii16", "lsp14"] | ImportPath | None = None
-    """Joints of a data set in COCO form: a known one or `package.module:SKELETON`; null: the data set's own."""
+    """Joints of a data set whose form leaves them open: a known set or `package.module:SKELETON`; null: its own."""
+    category: str | None = None
+    """Whose labels, by the category's name, where a file has several with joints; null: the one, or `person`."""
     people_per_client: Annotated[People | None, Use.TRAINING] = 600
     """Training people a client (of shards: the first); null: all, in equal parts. Not used by `partition: counts`."""
     val_people: People | None = 200
@@ -75,6 +77,8 @@ class DataConfig(Section):
     """People that the final table is scored on (of shards: the first); null: the whole test split (synthetic: 400)."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training pictures that become `val` (coco, mpii and their like; shards: as prepared)."""
+    test_fraction: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """Share of the training pictures that become `test`, for exports without a test split; null: its own files."""
     partition: Annotated[Literal["equal", "counts", "dirichlet_size", "dirichlet_pose"], Use.TRAINING] = "equal"
     """How clients share the people: same number, `counts`, or non-IID by size or pose cluster (shards: as prepared)."""
     counts: Annotated[list[People] | None, Use.TRAINING] = None
@@ -103,6 +107,11 @@ class DataConfig(Section):
     def _needs(self) -> DataConfig:
         if self.name != "synthetic" and ":" not in self.name and not self.root:
             raise ValueError(f"data.root: {self.name} needs the folder of its data; set data.root=FOLDER")
+        for key in ("category", "test_fraction"):
+            if getattr(self, key) is not None and self.name in ("synthetic", "shards"):
+                raise ValueError(f"data.{key}: {self.name} takes none; leave it out, or set data.name to a data set")
+        if self.category is not None and (self.name == "mpii" or ":" in self.name):
+            raise ValueError(f"data.category: {self.name} has no categories; leave it out")
         if (self.partition == "counts") != (self.counts is not None):
             raise ValueError("data.counts: give it exactly with data.partition=counts")
         return self

@@ -33,6 +33,8 @@ class PictureFiles:
     """The file that lists the pictures, as messages name it."""
     sizes: np.ndarray | None = None
     """(rows, 2) int64 width and height that the file gives each picture; 0 where it gives none."""
+    others: Mapping[int, str] | None = None
+    """Id -> path of pictures that the file lists and in which nobody is used, where a detector's boxes may be too."""
 
     def __call__(self, row: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB. Raises PictureError where the file is missing or cannot be decoded."""
@@ -77,6 +79,14 @@ def stored_size(path: str) -> tuple[int, int]:
     with _opened(path, what) as file:
         header = read_header(file, what)
     return header.width, header.height
+
+
+def stored_orientation(path: str) -> int:
+    """The EXIF orientation of a picture, 1 to 8; 1: upright, or it has none. Raises PictureError; see `stored_size`."""
+    what = f"picture {shown_path(path)}"
+    with _opened(path, what) as file:
+        read_header(file, what)
+        return read_orientation(file)
 
 
 @contextmanager

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raf_ray.data.annotations.detections import Detections
 from raf_ray.data.augment import NO_MARGINS, apply
 from raf_ray.data.batches import Batch, Batches, images_at
 from raf_ray.data.crop import Margins
@@ -21,11 +22,13 @@ from raf_ray.errors import RunError
 from raf_ray.evaluation.own import OwnModel, OwnSizes
 from raf_ray.evaluation.scores import Sample, Scores, mean_scores
 from raf_ray.metrics import Score
+from raf_ray.metrics.detections import oks_nms, pose_scores
+from raf_ray.metrics.oks import ap_of_results, coco_results
 from raf_ray.resolution import Size
 from raf_ray.state import Entry, Layout
 from raf_ray.tasks import Task
 from raf_ray.tasks.interface import Decode
-from raf_ray.tasks.pose import Pose
+from raf_ray.tasks.pose import Pose, labels_of
 
 SAMPLES_PER_SIZE = 6
 
@@ -58,6 +61,10 @@ class Scorer:
     """How the images of some sizes are brought to another before the model"""
     upsampled: Mapping[Size, Size] = field(default_factory=dict)
     """Those sizes, and which other"""
+    detected: Mapping[str, Detections] = field(default_factory=dict)
+    """Split -> detected boxes to score beside its people's own"""
+    keep_results: bool = False
+    """Keep detections in COCO's result form"""
     task: Task = field(default_factory=Pose)
     layout: Layout = field(init=False)
     _batches: dict[tuple[str, Size], Batches] = field(default_factory=dict)
@@ -115,13 +122,20 @@ class Scorer:
         found: dict[str, Score] = {}
         upsampled: dict[str, float] = {}
         drawn: list[Sample] = []
+        results: dict[str, list[dict[str, Any]]] = {}
         bad = 0
         for size in sizes:
             batches = self._batches_of(split, size)
             shard = batches.shard
             judged, read = self._judge(batches)
             bad = max(bad, int((~read).sum()))
-            found[str(size)] = self._score(people, shard, judged, read, metric)
+            score = self._score(people, shard, judged, read, metric)
+            if split in self.detected or (self.keep_results and self.task.draws_joints):
+                results[str(size)] = self._results(split, size, judged, read)
+            if split in self.detected:
+                figures = ap_of_results(labels_of(people.take(read)), results[str(size)])
+                score = replace(score, extra={**score.extra, **{f"{k}_boxes": v for k, v in figures.items()}})
+            found[str(size)] = score
             upsampled[str(size)] = float(shard.upsampled.mean())
             if size in sample_sizes and self.task.draws_joints:
                 drawn += self._samples(batches, judged[..., :2], np.flatnonzero(read)[:SAMPLES_PER_SIZE], str(size))
@@ -137,6 +151,7 @@ class Scorer:
             bad_pictures=bad,
             upsampled=upsampled,
             samples=tuple(drawn),
+            results=results if self.keep_results else {},
             extra={size: dict(score.extra) for size, score in found.items() if score.extra},
         )
 
@@ -145,11 +160,29 @@ class Scorer:
             return Score(np.nan, (np.nan,) * len(self.task.outputs(people.skeleton)), 0, 0)
         return self.task.score(people, shard, judged, read, metric)
 
-    def _batches_of(self, split: str, size: Size) -> Batches:
-        key = (split, size)
+    def _results(self, split: str, size: Size, judged: np.ndarray, read: np.ndarray) -> list[dict[str, Any]]:
+        """Detections in COCO's result form: of detected boxes where the split has some, else of its people's own."""
+        detected, people = self.detected.get(split), self.people[split]
+        if detected is None:
+            shard = self._batches_of(split, size).shard
+            joints, confidence = shard.crop_to_picture(judged[..., :2])[read], judged[read][..., 2]
+            return coco_results(joints, confidence, people.picture_id[read], confidence.mean(axis=1))
+        batches = self._batches_of(split, size, detected.people)
+        judged, read = self._judge(batches)
+        boxes = detected.people.take(read)
+        joints, confidence = batches.shard.crop_to_picture(judged[..., :2])[read], judged[read][..., 2]
+        scores = pose_scores(detected.scores[read], confidence)
+        kept = oks_nms(joints, scores, boxes.area, boxes.picture_id, np.array(people.skeleton.sigmas))
+        return coco_results(joints[kept], confidence[kept], boxes.picture_id[kept], scores[kept])
+
+    def _batches_of(self, split: str, size: Size, boxes: People | None = None) -> Batches:
+        """Of a split's people, or of detected `boxes` in their pictures."""
+        people = self.people[split] if boxes is None else boxes
+        key = (split if boxes is None else f"{split} boxes", size)
         if key not in self._batches:
-            shard = self.cut(self.people[split], size, NO_MARGINS, self.cache_mb / SHARDS)
-            maps = self.task.maps(self.people[split])
+            cut = self.cut if boxes is None else cut_shard
+            shard = cut(people, size, NO_MARGINS, self.cache_mb / SHARDS)
+            maps = self.task.maps(people)
             maps_shard = None if maps is None else cut_shard(maps, size, NO_MARGINS, self.cache_mb / SHARDS)
             self._batches[key] = Batches(shard, self.batch_size, None, self.device, self.on_bad_image, maps=maps_shard)
         return self._batches[key]

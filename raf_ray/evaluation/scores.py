@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -44,6 +44,8 @@ class Scores:
     samples: tuple[Sample, ...] = ()
     extra: dict[str, dict[str, float]] = field(default_factory=dict)
     """Size -> further figures of the metric (AP50 ...)."""
+    results: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Size -> detections in COCO's result form, where they were asked to be kept."""
     by_client: dict[str, dict[str, float]] = field(default_factory=dict)
     """Client -> size -> score of its own model, where clients have one; the others are means over them."""
 
@@ -74,6 +76,7 @@ def mean_scores(by_client: Mapping[str, Scores], sizes: Sequence[Size]) -> Score
         upsampled={size: found[0].upsampled[size] for size, found in at.items()},
         bad_pictures=max(scores.bad_pictures for scores in every),
         samples=tuple(sample for scores in every for sample in scores.samples),
+        results={},
         by_client={client: dict(scores.by_resolution) for client, scores in by_client.items()},
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from raf_ray.data.annotations.detections import Detections
 from raf_ray.data.encoded import OnBadImage
 from raf_ray.data.people import People
 from raf_ray.evaluation.scorer import CutShard, Scorer, Upsample
@@ -35,6 +36,8 @@ class ScorerSpec:
     is_private: Callable[[Entry], bool]
     upsample: Upsample
     upsampled: Mapping[Size, Size]
+    detected: Mapping[str, Detections]
+    """Split -> detected boxes to score beside its people's own"""
 
     def build(self, gpu: bool = True) -> Scorer:
         """`gpu`: the process may use one, where the spec wants it."""
@@ -53,5 +56,6 @@ class ScorerSpec:
             is_private=self.is_private,
             upsample=self.upsample,
             upsampled=self.upsampled,
+            detected=self.detected,
             task=self.task,
         )

@@ -36,7 +36,7 @@ def oks_ap(
     `predicted` and `truth` (N, K, 2), `confidence` (N, K), `visibility` (N, K) COCO's 0, 1, 2, `area` (N,) of
     the segment, `box_xywh` (N, 4), `picture_id` (N,), `sigmas` (K,) as a share of sqrt(area); all in picture
     pixels. A detection's score is the mean confidence of its joints. `per_joint` is each joint's mean OKS
-    similarity over its labels, since COCO has no AP of a joint; `extra` holds AP50, AP75 and AR.
+    similarity over its labels, since COCO has no AP of a joint; `extra` holds AP50, AP75, APm, APl and AR.
 
     People whose area is not in [0, LARGEST_AREA] do
     not count. COCO's -1 (nothing to score) is NaN; a
@@ -51,14 +51,14 @@ def oks_ap(
     area = np.where(np.isnan(area), np.inf, area)
     labelled = (visibility > 0) & ((area >= 0) & (area <= LARGEST_AREA))[:, None]
     if not labelled.any():
-        extra = dict.fromkeys(("AP50", "AP75", "AR"), float("nan"))
-        return Score(float("nan"), (float("nan"),) * joints, people=0, joints=0, extra=extra)
+        return Score(float("nan"), (float("nan"),) * joints, people=0, joints=0, extra=official_extra(np.full(10, -1)))
 
-    predicted = np.where(np.isfinite(predicted), predicted, FAR_AWAY).astype(np.float64)
     truths = _coco_truths(truth, visibility, area, box_xywh, picture_id)
     if ignored is not None:
         truths += _coco_ignored(ignored, joints=joints, first_id=len(truths) + 1, pictures=set(picture_id.tolist()))
-    stats = _coco_stats(truths, _coco_detections(predicted, confidence, picture_id), sigmas)
+    results = coco_results(predicted, confidence, picture_id, confidence.mean(axis=1))
+    predicted = np.where(np.isfinite(predicted), predicted, FAR_AWAY).astype(np.float64)
+    stats = _coco_stats(truths, results, sigmas)
     similarity = np.where(labelled, oks_similarity(predicted, truth, area, sigmas), 0).sum(axis=0)
     labels = labelled.sum(axis=0)
     return Score(
@@ -66,8 +66,13 @@ def oks_ap(
         per_joint=tuple(float(s / n) if n else float("nan") for s, n in zip(similarity, labels, strict=True)),
         people=int(labelled.any(axis=1).sum()),
         joints=int(labels.sum()),
-        extra={"AP50": _or_nan(stats[1]), "AP75": _or_nan(stats[2]), "AR": _or_nan(stats[5])},
+        extra=official_extra(stats),
     )
+
+
+def official_extra(stats: np.ndarray) -> dict[str, float]:
+    """AP50, AP75, APm, APl and AR of COCO's summary (10,); NaN where there is nobody to find."""
+    return {name: _or_nan(stats[at]) for name, at in (("AP50", 1), ("AP75", 2), ("APm", 3), ("APl", 4), ("AR", 5))}
 
 
 def oks_similarity(predicted: np.ndarray, truth: np.ndarray, area: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
@@ -75,6 +80,18 @@ def oks_similarity(predicted: np.ndarray, truth: np.ndarray, area: np.ndarray, s
     squared = ((predicted.astype(np.float64) - truth) ** 2).sum(axis=2)
     spread = 2 * (area.astype(np.float64)[:, None] + np.spacing(1)) * (2 * sigmas) ** 2
     return np.asarray(np.exp(-squared / spread))
+
+
+def ap_of_results(labels: Labels, results: list[dict[str, Any]]) -> dict[str, float]:
+    """AP and its further figures (`official_extra`) of any detections in the labelled people's pictures."""
+    area = np.where(np.isnan(labels.area), np.inf, labels.area)
+    truths = _coco_truths(labels.joints, labels.visibility, area, labels.box_xywh, labels.picture_id)
+    if labels.ignored is not None:
+        pictures = set(labels.picture_id.tolist()) | {one["image_id"] for one in results}
+        joints = len(labels.joint_names)
+        truths += _coco_ignored(labels.ignored, joints=joints, first_id=len(truths) + 1, pictures=pictures)
+    stats = _coco_stats(truths, results, labels.sigmas) if results else np.zeros(10)
+    return {"AP": _or_nan(stats[0]), **official_extra(stats)}
 
 
 def _coco_truths(
@@ -115,15 +132,21 @@ def _coco_ignored(ignored: Regions, *, joints: int, first_id: int, pictures: set
     ]
 
 
-def _coco_detections(predicted: np.ndarray, confidence: np.ndarray, picture_id: np.ndarray) -> list[dict[str, Any]]:
-    """COCO results, one a person."""
+def coco_results(
+    predicted: np.ndarray, confidence: np.ndarray, picture_id: np.ndarray, scores: np.ndarray
+) -> list[dict[str, Any]]:
+    """COCO's result form of N detections with joints (N, K, 2), their confidences (N, K), and scores (N,).
+
+    What is not finite lies FAR_AWAY. The category is 1, COCO's person.
+    """
+    predicted = np.where(np.isfinite(predicted), predicted, FAR_AWAY).astype(np.float64)
     keypoints = np.concatenate([predicted, confidence[:, :, None]], axis=2).astype(np.float64)
     return [
         {
             "image_id": int(picture_id[i]),
             "category_id": 1,
             "keypoints": keypoints[i].ravel().tolist(),
-            "score": float(confidence[i].mean()),
+            "score": float(scores[i]),
         }
         for i in range(len(keypoints))
     ]
@@ -138,7 +161,7 @@ def _coco_stats(truths: list[dict[str, Any]], detections: list[dict[str, Any]], 
         ground_truth = COCO()
         ground_truth.dataset = {
             "info": {},
-            "images": [{"id": i} for i in sorted({t["image_id"] for t in truths})],
+            "images": [{"id": i} for i in sorted({one["image_id"] for one in [*truths, *detections]})],
             "categories": [{"id": 1, "name": "person"}],
             "annotations": truths,
         }

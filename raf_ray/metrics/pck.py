@@ -7,6 +7,7 @@ PCKh@0.5 (Andriluka et al. 2014) measures by the head box, its stand-in by neck 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -96,6 +97,11 @@ TORSO = (("left_shoulder",), ("right_shoulder",), ("left_hip",), ("right_hip",))
 NOT_IN_THE_MEAN = ("pelvis", "thorax")
 """Joints that PCKh's mean leaves out (Andriluka et al. 2014)."""
 
+GROUPS = {"Head": ("head_top",)} | {
+    part.title(): (f"left_{part}", f"right_{part}") for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+}
+"""Columns of MPII's tables beside the mean (HRNet: Head is the head top alone)."""
+
 
 def _indices(labels: Labels, wanted: Sequence[Sequence[str]]) -> list[int]:
     found = [labels.joint(*names) for names in wanted]
@@ -126,7 +132,19 @@ def _lacks_heads(labels: Labels) -> str | None:
 
 def _pckh(labels: Labels, predicted: np.ndarray, confidence: np.ndarray) -> Score:
     counted = np.array([name not in NOT_IN_THE_MEAN for name in labels.joint_names])
-    return pck(predicted, labels.joints, labels.labelled, labels.head_size, 0.5, counted)
+    score = pck(predicted, labels.joints, labels.labelled, labels.head_size, 0.5, counted)
+    strict = pck(predicted, labels.joints, labels.labelled, labels.head_size, 0.1, counted)
+    return replace(score, extra={"Mean@0.1": strict.value, **_groups(labels, score.per_joint)})
+
+
+def _groups(labels: Labels, per_joint: Sequence[float]) -> dict[str, float]:
+    """Group -> the mean of its joints' PCKh, as MPII's tables and HRNet have it; NaN where one has no label."""
+    found = {}
+    for group, names in GROUPS.items():
+        index = [labels.joint(name) for name in names]
+        if None not in index:
+            found[group] = float(np.mean([per_joint[i] for i in index if i is not None]))
+    return found
 
 
 def _pckh_neck(labels: Labels, predicted: np.ndarray, confidence: np.ndarray) -> Score:

@@ -42,6 +42,7 @@ def results_table(runs: Mapping[str, Mapping[str, Any]], baseline: str | None = 
     for size in sizes:
         star = "*" if size in trained else ""
         table.add_row(f"{size}{star}", *(_points(r["by_resolution"].get(size)) for r in every))
+    _add_extra(table, every, [size for size in sizes if size in trained][:1])
     table.add_section()
     table.add_row("spread", *(_points(results["drift_spread"]) for results in every))
     table.add_row("to ref.", *(_points(results["drift_to_reference"]) for results in every))
@@ -61,6 +62,17 @@ def results_table(runs: Mapping[str, Mapping[str, Any]], baseline: str | None = 
     if any("virtual_hours_to_target" in results for results in every):
         table.add_row("h to target", *(_hours(results.get("virtual_hours_to_target")) for results in every))
     return table
+
+
+def _add_extra(table: Table, every: Sequence[Mapping[str, Any]], sizes: Sequence[str]) -> None:
+    """Rows of the metric's further figures (AP50 ...) at these sizes."""
+    for size in sizes:
+        figures = [(results.get("extra") or {}).get(size, {}) for results in every]
+        names = list(dict.fromkeys(name for one in figures for name in one))
+        if names:
+            table.add_section()
+        for name in names:
+            table.add_row(f"{name} {size}", *(_points(one.get(name)) for one in figures))
 
 
 def upsampled_lines(results: Mapping[str, Any]) -> Sequence[str]:

@@ -22,6 +22,7 @@ from raf_ray.models import ModelSpec
 from raf_ray.models.checkpoint import load_checkpoint, percent
 from raf_ray.paths import given_path
 from raf_ray.plugins import is_import_path, make_own
+from raf_ray.request.boxes import detections_of
 from raf_ray.request.method import algorithm_of
 from raf_ray.request.needs import wants_gpu
 from raf_ray.request.people import augmentation_of
@@ -125,6 +126,7 @@ def scorer_spec(config: Config, held_out: dict[str, People], cut: CutShard = cut
         is_private=algorithm_of(config).is_private,
         upsample=evaluation.upsample,
         upsampled=upsampled_sizes(config, plan_clients(config)),
+        detected=detections_of(config, held_out),
     )
 
 

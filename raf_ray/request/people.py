@@ -20,7 +20,7 @@ from raf_ray.data.pictures import size_notes
 from raf_ray.data.prepared.index import Index, check_clients, check_margins, check_partition, first_people, read_index
 from raf_ray.data.prepared.people import read_people
 from raf_ray.data.prepared.shards import read_shard, read_upsampled
-from raf_ray.data.skeletons import COCO17, SKELETONS, Skeleton
+from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.data.sources import Asked, read_source
 from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.data.splits import partition, split_by_picture
@@ -35,6 +35,8 @@ from raf_ray.training.spec import margins_of
 
 TRAIN_SAMPLE = 2**31 + 11
 """Stream of the seed that the clients' people who are scored are drawn from."""
+TEST_SEED = 2**30 + 7
+"""Added to the seed that draws the test pictures of a set in one file, so that val's are drawn anew from the rest."""
 SYNTHETIC_CLIENT, SYNTHETIC_VAL, SYNTHETIC_TEST = 600, 200, 400
 """People where `data.people_per_client`, `.val_people`, `.test_people` are null."""
 
@@ -169,7 +171,12 @@ def load_splits(
         counts = {"val": data.val_people or SYNTHETIC_VAL, "test": data.test_people or SYNTHETIC_TEST}
         return drawn("train", needed), {split: drawn(split, counts[split]) for split in splits}, ()
     both = source_people(config, "train")
-    test = source_people(config, "test") if "test" in splits else None
+    test = None
+    if data.test_fraction is not None:
+        both, test = _without_test(both, config)
+    elif "test" in splits:
+        test = source_people(config, "test")
+        check_same_joints(both, test)
     numbers = number_pictures([both] if test is None or not compare else [both, test])
     notes: list[str] = []
     if test is not None and compare:
@@ -181,9 +188,32 @@ def load_splits(
     train_index, val_index = split_by_picture(both, data.val_fraction, config.seed, picture_id)
     rng = np.random.default_rng([config.seed, 2**31 + 1])
     held_out = {"val": _some(both.take(val_index), data.val_people, rng)}  # always: `test` draws after it
-    if test is not None:
+    if test is not None and "test" in splits:
         held_out["test"] = _some(test, data.test_people, rng)
     return both.take(train_index), {split: held_out[split] for split in splits}, tuple(notes)
+
+
+def _without_test(people: People, config: Config) -> tuple[People, People]:
+    """The people of a set in one file without `data.test_fraction` of its pictures, and those of these pictures."""
+    assert config.data.test_fraction is not None
+    picture_id = one_id(people.picture_id, number_pictures([people])[0])
+    rest, test = split_by_picture(people, config.data.test_fraction, config.seed + TEST_SEED, picture_id)
+    return people.take(rest), people.take(test)
+
+
+def check_same_joints(train: People, test: People) -> None:
+    """Raise InputError where the two splits have other joints."""
+    if train.skeleton.joints != test.skeleton.joints:
+        pairs = zip(train.skeleton.joints, test.skeleton.joints, strict=False)
+        at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(train.skeleton), len(test.skeleton)))
+        told = " and ".join(
+            f"{' '.join(p.skeleton.joints[at : at + 1]) or 'none'} in {s}"
+            for p, s in ((train, "train"), (test, "test"))
+        )
+        raise InputError(
+            f"the joints of train ({len(train.skeleton)}) and test ({len(test.skeleton)}) are not the same: joint "
+            f"{at + 1} is {told}; set data.skeleton, or correct the files"
+        )
 
 
 def load_held_out(config: Config, plans: Plans, splits: Sequence[Split]) -> dict[str, People]:
@@ -200,7 +230,7 @@ def source_people(config: Config, split: Literal["train", "test"]) -> People:
     """All people of a file-based (or one's own) source's split, their boxes checked (see `check_boxes`)."""
     data = config.data
     if not is_import_path(data.name):
-        return read_source(data.name, Asked(data.root or "", data.annotations, data.images, skeleton_of(config)), split)
+        return read_source(data.name, _asked(config), split)
     people = load_object(data.name, "data.name")(root=data.root, split=split)
     if not isinstance(people, People):
         raise InputError(f"data.name={data.name} returned {type(people).__name__}, not raf_ray.data.people.People")
@@ -210,10 +240,16 @@ def source_people(config: Config, split: Literal["train", "test"]) -> People:
     return people
 
 
-def skeleton_of(config: Config) -> Skeleton:
+def _asked(config: Config) -> Asked:
+    data = config.data
+    return Asked(data.root or "", data.annotations, data.images, skeleton_of(config), data.category)
+
+
+def skeleton_of(config: Config) -> Skeleton | None:
+    """The configured joints; None: those of the data."""
     name = config.data.skeleton
     if name is None:
-        return COCO17
+        return None
     if not is_import_path(name):
         return SKELETONS[name]
     skeleton = load_object(name, "data.skeleton")

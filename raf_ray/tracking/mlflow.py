@@ -6,6 +6,7 @@ Nothing here waits for a server, and nothing that happened is lost with one: see
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ class MlflowTracker:
                 "virtual_hours": results.get("totals", {}).get("virtual_hours")
             }
             self._log.metrics({name: value for name, value in told.items() if value is not None}, results["rounds"])
+            self._log.metrics(extra_metrics(results), results["rounds"])
         for name in ARTIFACTS:
             if (folder / name).is_file():
                 self._log.artifact(name)
@@ -150,6 +152,16 @@ class MlflowTracker:
             )
         for one in folder.scores():
             self._score(log, one.round, one.split, one.metric, one.by_resolution)
+
+
+def extra_metrics(results: Json) -> dict[str, float]:
+    """Further figures of the final score as metrics, such as ``test/AP50/128x96``; those that are none are left out."""
+    return {
+        f"{results['split']}/{name.replace('@', '_')}/{size}": value
+        for size, figures in (results.get("extra") or {}).items()
+        for name, value in figures.items()
+        if value is not None and math.isfinite(value)
+    }
 
 
 def log_afterwards(config: Config, folder: Path, values: Mapping[str, float], step: int, warn: Warn) -> None:

@@ -1,4 +1,4 @@
-"""The entries of a file in COCO's form: its category of people, its images and annotations, each checked."""
+"""The entries of a file in COCO's form: its images and annotations, each checked."""
 
 from __future__ import annotations
 
@@ -13,20 +13,17 @@ import numpy as np
 from raf_ray.data.annotations.fields import (
     LARGEST,
     SMALLEST,
-    as_number,
-    brief,
     check_once,
     flag,
     given,
     number,
     numbers,
     settle_joints,
-    shown,
     text,
     warn_once,
     whole,
 )
-from raf_ray.data.skeletons import SKELETONS, Skeleton
+from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError
 
 AREA_OF_BOX = 0.53
@@ -48,51 +45,6 @@ class Entries:
     picture_ids: list[int] = field(default_factory=list)
     ignored: list[tuple[int, list[float], float, bool]] = field(default_factory=list)
     """M picture ids, boxes, areas, and whether it is a crowd"""
-
-
-def person_category(categories: Sequence[Any], file: Path) -> tuple[int, list[Any]]:
-    """Id and joints' names of the one category that lists keypoints, or of several the one named person."""
-    with_joints = [c for c in categories if isinstance(c, dict) and isinstance(c.get("keypoints"), list)]
-    if len(with_joints) > 1:
-        with_joints = [c for c in with_joints if isinstance(c.get("name"), str) and c["name"].lower() == "person"]
-    if len(with_joints) != 1:
-        raise InputError(
-            f"{file} must have one category 'person' that lists its keypoints' names; set data.annotations "
-            "to a person-keypoint file"
-        )
-    (person,) = with_joints
-    what = "the category of people"
-    category_id = whole(given(person, "id", what, file), f"'id' of {what}", file)
-    others = [c for c in categories if isinstance(c, dict) and c is not person]
-    if any(as_number(c.get("id")) == category_id for c in others):
-        raise InputError(f"{file}: {what} and another category have the id {category_id}; give each its own")
-    return category_id, person["keypoints"]
-
-
-def check_joints(names: Sequence[Any], skeleton: Skeleton, file: Path) -> None:
-    """Raise InputError where a file's joints are not, in this order, the skeleton's."""
-    found, wanted = _plain(names), _plain(skeleton.joints)
-    if found == wanted:
-        return
-    known = [s.name for s in SKELETONS.values() if _plain(s.joints) == found]
-    if len(found) != len(wanted):
-        difference = f"has {len(found)} joints where skeleton '{skeleton.name}' has {len(wanted)}"
-    else:
-        at = next(i for i in range(len(found)) if found[i] != wanted[i])
-        difference = (
-            f"has {len(found)} joints in another order or by other names than skeleton '{skeleton.name}' "
-            f"(joint {at + 1} is {brief(found[at])}, not {wanted[at]})"
-        )
-    if known:
-        remedy = f"set data.skeleton={known[0]}"
-    else:
-        remedy = "describe its joints as a Skeleton and set data.skeleton=package.module:SKELETON"
-    raise InputError(f"{file} {difference}; {remedy}")
-
-
-def _plain(names: Sequence[Any]) -> list[str]:
-    """Joint names without the differences that do not matter: upper case, spaces for underscores."""
-    return [name.strip().lower().replace(" ", "_") if isinstance(name, str) else shown(name) for name in names]
 
 
 def read_images(images: Sequence[Any], file: Path) -> dict[int, Any]:
@@ -156,10 +108,14 @@ def read_annotated(
         found.picture_ids.append(picture_id)
     if not found.keypoints:
         told = ", ".join(f"{count} {why}" for why, count in dropped.items()) or "none"
+        if dropped[NO_BOX]:
+            told += "; tools write boxes of 0 x 0 where only points were drawn: draw boxes too, or export them"
         raise InputError(f"{file} holds no person to use (annotations: {told}); set data.annotations")
     check_once(ids, "annotation", file)
     if dropped[NO_BOX]:
-        warn_once(f"{file}: people with labelled joints left out, since they have no box: {dropped[NO_BOX]}")
+        warn_once(
+            f"{file}: people with labelled joints left out, since they have no box or one of 0 x 0: {dropped[NO_BOX]}"
+        )
     return found
 
 

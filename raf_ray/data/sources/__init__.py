@@ -8,14 +8,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from raf_ray.data.annotations.layouts import FileSplit
 from raf_ray.data.people import People
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.plugins import names_in
 
-FileSplit = Literal["train", "test"]
-"""Splits that data sets have files of; `val` is drawn from `train`."""
+__all__ = ["Asked", "FileSplit", "read_source"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,10 @@ class Asked:
     annotations: Mapping[FileSplit, str] | None
     """Below the root; None: the official layout"""
     images: Mapping[FileSplit, str] | None
-    skeleton: Skeleton
-    """Of sets whose form leaves it open"""
+    skeleton: Skeleton | None
+    """Of sets whose form leaves it open; None: the files' own"""
+    category: str | None = None
+    """Whom to read of files with several categories; None: the one that has joints"""
 
 
 def read_source(name: str, asked: Asked, split: FileSplit) -> People:

@@ -28,6 +28,7 @@ from raf_ray.data.annotations.fields import (
     text,
     warn_once,
 )
+from raf_ray.data.annotations.forms import not_in_form
 from raf_ray.data.people import People
 from raf_ray.data.pictures import PictureFiles, check_picture_folder
 from raf_ray.data.skeletons import MPII16
@@ -99,10 +100,7 @@ def mpii_people(annotation_file: Path, picture_folder: Path, head_boxes: Path | 
     """
     entries = read_annotations(annotation_file)
     if not isinstance(entries, list):
-        raise InputError(
-            f"{annotation_file} is not a list of people, as MPII's annot files are; for a file in COCO's "
-            "form set data.name=coco"
-        )
+        raise InputError(not_in_form(entries, "MPII's lists", annotation_file))
     check_picture_folder(picture_folder)
     names, joints, labelled, centre, scale = _read_entries(entries, annotation_file)
     count = len(names)
