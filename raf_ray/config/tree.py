@@ -116,7 +116,9 @@ class ModelConfig(Section):
     depth: Literal[18, 50] = 18
     """ResNet depth of `simple_baseline`."""
     checkpoint: str | None = None
-    """Weights to start from: a run's model.pt, or for vitpose_* a MAE or ViTPose checkpoint."""
+    """Weights to start from: a run's model.pt, or a published file of the model: docs/models.md says which."""
+    freeze_norms: bool | None = None
+    """Batch norms keep their statistics (running mean and variance); null: the model's own default."""
     partial: bool = False
     """Take what fits of a checkpoint that fits in part only; the rest keeps its fresh values."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from raf_ray.errors import InputError
+from raf_ray.models.norms import freeze_norms
 from raf_ray.plugins import is_import_path, load_object, names_in
 from raf_ray.resolution import HEATMAP_STRIDE
 
@@ -56,10 +57,12 @@ class ModelSpec:
     """Or whatever else its outputs mean"""
     adapt: Callable[[nn.Module, int], nn.Module] = _as_it_is
     """Puts the head of a task into it"""
+    freeze_norms: bool | None = None
+    """As `raf_ray.models.norms.freeze_norms` takes it"""
 
     def build(self) -> nn.Module:
-        """A model with fresh weights. Raises InputError where one's own gives none."""
-        return self.adapt(self._plain(), self.joints)
+        """A model with fresh weights. Raises InputError where one's own gives none, or lacks what is asked of it."""
+        return freeze_norms(self.adapt(self._plain(), self.joints), self.name, self.freeze_norms)
 
     def _plain(self) -> nn.Module:
         if not is_import_path(self.name):

@@ -37,7 +37,8 @@ Kind = TypeVar("Kind")
 
 def model_spec(config: Config, outputs: int) -> ModelSpec:
     """The model with so many outputs, and the task's head."""
-    return ModelSpec(config.model.name, config.model.depth, outputs, task_of(config).adapt)
+    model = config.model
+    return ModelSpec(model.name, model.depth, outputs, task_of(config).adapt, model.freeze_norms)
 
 
 def initial_model(spec: ModelSpec, config: ModelConfig, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
@@ -49,6 +50,7 @@ def initial_model(spec: ModelSpec, config: ModelConfig, seed: int) -> tuple[nn.M
     report = load_checkpoint(model, given_path(config.checkpoint, "model.checkpoint"), config.partial)
     kept = [*report.missing, *report.mismatched]
     notes = [f"model.checkpoint: {len(report.loaded)} entries loaded from {config.checkpoint}"]
+    notes.append(f"  its names are {report.layout}")
     if report.source not in ("", "model") or report.prefix:
         place = f"  under its key '{report.source}'" if report.source else "  at its top"
         notes.append(place + (f", their names without '{report.prefix}'" if report.prefix else ""))
