@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raf_ray import run_federation
+from raf_ray import load_config, run_federation
 from raf_ray.errors import InputError
 from raf_ray.models import ModelSpec, build_model
 from raf_ray.models.efficientnet_lite0 import trunk_of_imagenet
+from raf_ray.request.parts import backbone_notes
 from raf_ray.state import Layout
 from tests.tiny import tiny
 
@@ -106,3 +107,19 @@ def test_a_federation_keeps_imagenets_statistics_to_the_bit(tmp_path) -> None:
         found = run_federation(tiny(*SMALL, f"model.freeze_norms={freeze}"), tmp_path / freeze, watchers=[])
         model = torch.load(found.folder / "model.pt", weights_only=True)["model"]
         assert all(torch.equal(model[name], value) for name, value in given.items()) == kept
+
+
+def test_real_small_takes_it_where_it_is_installed_and_a_run_says_so_where_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = importlib.util.find_spec
+    found = load_config(["real_small"], overrides=["data.root=x"])
+    assert (found.model.name, found.resolution.tiers["high"], backbone_notes(found)) == (LITE0, "192x144", ())
+    assert load_config(["real_small"], overrides=["data.root=x", "model.name=demo"]).model.name == "demo"
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if "efficientnet" in name else there(name, *rest)
+    )
+    found = load_config(["real_small"], overrides=["data.root=x"])
+    assert (found.model.name, found.resolution.tiers["high"]) == ("demo", "128x96")
+    assert "pip install 'raf-ray[pretrained]'" in "".join(backbone_notes(found))
+    assert backbone_notes(load_config()) == ()  # of synthetic people, which need none

@@ -9,8 +9,8 @@
 With `partial` nothing must match, but something has to: parameters are counted by their elements, and a file that
 fills none is always refused. How files are read, and what prefixes are seen through: `raf_ray.models.entries`.
 
-Published ViTs hold a table of positions for one size (`pos_embed`), ours computes them for any (see `vitpose.py`); so
-they stay as they are.
+Published ViTs hold a table of positions for one size (`pos_embed`). A model with a table (`model.variant=vitpose`)
+takes it, resized where it is of another grid; `raf_ray`'s computes positions for any size and leaves the table out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from raf_ray.errors import InputError
 from raf_ray.models.entries import plain_name, prefixes_in, read_entries, shape_of, without_prefix
 from raf_ray.models.layouts import known
-from raf_ray.models.vitpose import is_position_embedding
+from raf_ray.models.vit_positions import TABLE_GRID, is_position_embedding, resized_table
 
 OWN, PUBLISHED = "this project's own", "another tool's"
 """Titles of the layouts that no file of `raf_ray.models.layouts` knows."""
@@ -127,10 +127,22 @@ def best_reading(entries: Mapping[str, Tensor], own: Mapping[str, Tensor], publi
 
 
 def _reading(prefix: str, entries: dict[str, Tensor], own: Mapping[str, Tensor], published: bool) -> Reading:
-    seen = [layout for layout in known() if layout.is_seen(entries) and not layout.is_seen(own)]
+    seen = [layout for layout in known() if layout.is_seen(entries) and (layout.ours or not layout.is_seen(own))]
     for layout in seen:
-        return Reading(prefix, layout.title, layout.to_own(entries))
+        return Reading(prefix, layout.title, with_table_of(own, layout.to_own(entries)))
     return Reading(prefix, PUBLISHED if published else OWN, entries)
+
+
+TABLE = "backbone.pos_embed"
+
+
+def with_table_of(own: Mapping[str, Tensor], entries: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries with their table of positions brought to the model's grid, where both have one of the same width."""
+    table, wanted = entries.get(TABLE), own.get(TABLE)
+    if table is None or wanted is None or table.shape == wanted.shape or table.shape[2:] != wanted.shape[2:]:
+        return entries
+    found = resized_table(table, TABLE_GRID)
+    return entries if found is None else {**entries, TABLE: found}
 
 
 def _taken_off(entries: Mapping[str, Tensor], prefix: str) -> str:

@@ -26,6 +26,8 @@ class Layout:
     """Whether a file's names are of this layout"""
     to_own: Callable[[Entries], dict[str, Tensor]]
     """A file's entries by the names that they have here; those without a counterpart keep theirs"""
+    ours: bool = False
+    """Whether a model here may have the same names"""
 
 
 @cache

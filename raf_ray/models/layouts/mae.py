@@ -6,8 +6,13 @@ from torch import Tensor
 
 from raf_ray.models.layouts import Entries, Layout, renamed
 
-RULES = {"patch_embed.": "backbone.patch_embed.", "blocks.": "backbone.blocks.", "norm.": "backbone.last_norm."}
-"""Decoder and class token keep their names, and so does the table of positions, which is of one size."""
+RULES = {
+    "patch_embed.": "backbone.patch_embed.",
+    "pos_embed": "backbone.pos_embed",
+    "blocks.": "backbone.blocks.",
+    "norm.": "backbone.last_norm.",
+}
+"""Decoder and class token keep their names."""
 
 
 def to_own(entries: Entries) -> dict[str, Tensor]:

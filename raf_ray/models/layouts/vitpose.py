@@ -8,4 +8,5 @@ LAYOUT = Layout(
     "the official ViTPose's",
     lambda entries: "backbone.pos_embed" in entries and "backbone.patch_embed.proj.weight" in entries,
     dict,
+    ours=True,
 )
