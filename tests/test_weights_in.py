@@ -17,6 +17,7 @@ from torchvision.models import resnet18
 from raf_ray.errors import InputError
 from raf_ray.models import ModelSpec
 from raf_ray.models.checkpoint import load_checkpoint
+from raf_ray.models.saving import load_model
 from raf_ray.models.simple_baseline import build_simple_baseline
 from raf_ray.models.vit_positions import TABLE_GRID, resized_table
 from raf_ray.models.vitpose import Decoder, ViTPose, ViTPoseConfig
@@ -337,3 +338,15 @@ def test_the_published_vitpose_has_layers_for_decay_and_spares_its_table() -> No
     assert model.no_weight_decay("backbone.pos_embed", model.get_parameter("backbone.pos_embed"))
     model.train()(torch.randn(2, 3, 64, 48)).square().mean().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_a_runs_own_published_vitpose_comes_back_whole_or_not_at_all(tmp_path: Path) -> None:
+    spec = ModelSpec("vitpose_small", 18, 2, options=(("variant", "vitpose"), ("decoder", "simple")))
+    state = dict(spec.build().state_dict())
+    torch.save({"model": state, "joints": ["left", "right"]}, tmp_path / "model.pt")
+    model, joints = load_model(tmp_path / "model.pt", lambda outputs: spec)
+    assert joints == ("left", "right") and unchanged(model, state)
+    del state["keypoint_head.final_layer.bias"]
+    torch.save({"model": state, "joints": ["left", "right"]}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"lacks keypoint_head\.final_layer\.bias of its own model: it is damaged"):
+        load_model(tmp_path / "model.pt", lambda outputs: spec)
