@@ -39,7 +39,7 @@ def test_the_demo_net_refuses_other_sizes():
         build_model("demo", 16)(torch.randn(1, 3, 30, 20))
 
 
-@pytest.mark.parametrize("name", ["demo", "simple_baseline", "vitpose_small"])
+@pytest.mark.parametrize("name", ["demo", "simple_baseline", "vitpose_small", "efficientnet_lite0"])
 def test_every_family_is_built_by_name(name):
     with torch.device("meta"):
         model = build_model(name, 14)

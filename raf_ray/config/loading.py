@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 import io
 import json
 import re
@@ -47,11 +48,20 @@ def preset_path(name: str) -> Path:
     return path
 
 
+def read_preset(name: str) -> Json:
+    """A preset's keys; with those that it has below `where_installed`, by a package's name, where that is installed."""
+    values = read_yaml(preset_path(name))
+    for package, more in values.pop("where_installed", {}).items():
+        if importlib.util.find_spec(package) is not None:
+            merge(values, more)
+    return values
+
+
 def load_config(presets: Iterable[str] = (), file: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Resolve a config. Raises InputError with one clear sentence for whatever is wrong."""
     values: Json = {}
     for name in presets:
-        merge(values, read_yaml(preset_path(name)))
+        merge(values, read_preset(name))
     if file is not None:
         merge(values, read_yaml(existing_file(file, "config file")))
     for word in overrides:

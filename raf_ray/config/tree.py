@@ -125,7 +125,13 @@ class ModelConfig(Section):
     depth: Literal[18, 50] = 18
     """ResNet depth of `simple_baseline`."""
     checkpoint: str | None = None
-    """Weights to start from: a run's model.pt, or for vitpose_* a MAE or ViTPose checkpoint."""
+    """Weights to start from: a run's model.pt, or a published file of the model: docs/models.md says which."""
+    variant: Literal["raf_ray", "vitpose"] = "raf_ray"
+    """Of `vitpose_*`: positions by code and convolutions, or the published model: a table of them, padded patches."""
+    decoder: Literal["classic", "simple"] = "classic"
+    """Of `vitpose_*`: two deconvolutions, or the published simple one (enlarge, then one convolution)."""
+    freeze_norms: bool | None = None
+    """Batch norms keep their statistics (running mean and variance); null: the model's own default."""
     partial: bool = False
     """Take what fits of a checkpoint that fits in part only; the rest keeps its fresh values."""
 

@@ -1,31 +1,43 @@
 """Image of any size -> heatmaps of a quarter of it. One file a family: names, config, builder, forward.
 
-A file here with `NAMES` and `build(name, num_joints, depth)` is new values of `model.name`.
+A file here with `NAMES` and `build(name, num_joints, depth)` is new values of `model.name`. Where it has
+`OPTIONS`, those keys of `model` are keywords of its `build`; another file's models refuse them.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from raf_ray.errors import InputError
+from raf_ray.models.norms import freeze_norms
 from raf_ray.plugins import is_import_path, load_object, names_in
 from raf_ray.resolution import HEATMAP_STRIDE
 
 
-def build_model(name: str, num_joints: int, depth: int = 18) -> nn.Module:
+def build_model(name: str, num_joints: int, depth: int = 18, **options: str) -> nn.Module:
     """A built-in model: images (B, 3, H, W), normalised, -> heatmaps (B, `num_joints`, H/4, W/4).
 
-    `depth` is the ResNet's of `simple_baseline`. Raises ValueError where no file here names it.
+    `depth` is the ResNet's of `simple_baseline`. Raises ValueError where no file here names it, and InputError where it
+    does not take an option.
     """
     files = names_in(__name__)
     if name not in files:
         raise ValueError(f"no built-in model is called '{name}'")
-    model: nn.Module = importlib.import_module(f"{__name__}.{files[name]}").build(name, num_joints, depth)
+    module = importlib.import_module(f"{__name__}.{files[name]}")
+    check_options(name, options, getattr(module, "OPTIONS", ()))
+    model: nn.Module = module.build(name, num_joints, depth, **options)
     return model
+
+
+def check_options(name: str, options: Mapping[str, str], taken: Sequence[str] = ()) -> None:
+    """Raise InputError where a model does not take an option."""
+    for key, value in options.items():
+        if key not in taken:
+            raise InputError(f"model.{key}={value} does not go with model.name={name}; leave it out")
 
 
 def size_divisor(model: nn.Module) -> int:
@@ -56,14 +68,19 @@ class ModelSpec:
     """Or whatever else its outputs mean"""
     adapt: Callable[[nn.Module, int], nn.Module] = _as_it_is
     """Puts the head of a task into it"""
+    freeze_norms: bool | None = None
+    """As `raf_ray.models.norms.freeze_norms` takes it"""
+    options: tuple[tuple[str, str], ...] = ()
+    """Keys of `model` that were given another value than their default, for the model's file"""
 
     def build(self) -> nn.Module:
-        """A model with fresh weights. Raises InputError where one's own gives none."""
-        return self.adapt(self._plain(), self.joints)
+        """A model with fresh weights. Raises InputError where one's own gives none, or lacks what is asked of it."""
+        return freeze_norms(self.adapt(self._plain(), self.joints), self.name, self.freeze_norms)
 
     def _plain(self) -> nn.Module:
         if not is_import_path(self.name):
-            return build_model(self.name, self.joints, self.depth)
+            return build_model(self.name, self.joints, self.depth, **dict(self.options))
+        check_options(self.name, dict(self.options))
         model = load_object(self.name, "model.name")(self.joints)
         if not isinstance(model, nn.Module):
             raise InputError(f"model.name={self.name} returned {type(model).__name__}, not a torch.nn.Module")

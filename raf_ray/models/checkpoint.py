@@ -1,17 +1,16 @@
 """Load a checkpoint file into a model: this project's own, or a pre-trained one in a published layout.
 
-| layout | recognised by | loaded | must match |
-| --- | --- | --- | --- |
-| own `model.pt` | no mark of the others | everything | every name and shape |
-| MAE (He et al. 2022) | entry `patch_embed.proj.weight` | ViT backbone | the backbone |
-| published, such as ViTPose (Xu et al. 2022) | key `state_dict` or entry `backbone.pos_embed` | what fits | see below |
+| layout | loaded | must match |
+| --- | --- | --- |
+| own `model.pt`, or one without a mark of the others | everything | every name and shape |
+| one of `raf_ray.models.layouts`, known by its names | what fits | the backbone |
+| another file with a key `state_dict` | what fits | the backbone, and half of the model's parameters |
 
-Of a published file the backbone must match, where the model has one, and half of the model's parameters. With
-`partial` nothing must match, but something has to: parameters are counted by their elements, and a file that
+With `partial` nothing must match, but something has to: parameters are counted by their elements, and a file that
 fills none is always refused. How files are read, and what prefixes are seen through: `raf_ray.models.entries`.
 
-The layouts are those of the papers' official code. Our position embeddings are in neither: there a table
-for one size (`pos_embed`), here computed for any (see `vitpose.py`); so they stay as they are.
+Published ViTs hold a table of positions for one size (`pos_embed`). A model with a table (`model.variant=vitpose`)
+takes it, resized where it is of another grid; `raf_ray`'s computes positions for any size and leaves the table out.
 """
 
 from __future__ import annotations
@@ -19,16 +18,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from raf_ray.errors import InputError
 from raf_ray.models.entries import plain_name, prefixes_in, read_entries, shape_of, without_prefix
-from raf_ray.models.vitpose import is_position_embedding
+from raf_ray.models.layouts import known
+from raf_ray.models.vit_positions import TABLE_GRID, is_position_embedding, resized_table
 
-Layout = Literal["own", "mae", "published"]
+OWN, PUBLISHED = "this project's own", "another tool's"
+"""Titles of the layouts that no file of `raf_ray.models.layouts` knows."""
 
 SHOWN = 3
 """Entries that an error names before it stops."""
@@ -63,6 +63,8 @@ class CheckpointReport:
     """Keys of the file with further weights, such as averaged ones, that were not used."""
     prefix: str
     """Taken off the file's names, such as `module.`."""
+    layout: str
+    """Title of the layout that its names are of."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Reading:
     """One way to understand a file's names."""
 
     prefix: str
-    layout: Layout
+    layout: str
     entries: dict[str, Tensor]
     """By the model's names where it has such."""
 
@@ -102,6 +104,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, partial: bool = False) -
         source=found.source,
         others=found.others,
         prefix=reading.prefix,
+        layout=reading.layout,
     )
     check_fit(report, reading, own, path, partial)
     check_values({name: entries[name] for name in fitting}, own, path)
@@ -124,10 +127,22 @@ def best_reading(entries: Mapping[str, Tensor], own: Mapping[str, Tensor], publi
 
 
 def _reading(prefix: str, entries: dict[str, Tensor], own: Mapping[str, Tensor], published: bool) -> Reading:
-    layout: Layout = "published" if published or "backbone.pos_embed" in entries else "own"
-    if "patch_embed.proj.weight" in entries and "patch_embed.proj.weight" not in own:
-        layout, entries = "mae", {mae_to_own(name): value for name, value in entries.items()}
-    return Reading(prefix, layout, entries)
+    seen = [layout for layout in known() if layout.is_seen(entries) and (layout.ours or not layout.is_seen(own))]
+    for layout in seen:
+        return Reading(prefix, layout.title, with_table_of(own, layout.to_own(entries)))
+    return Reading(prefix, PUBLISHED if published else OWN, entries)
+
+
+TABLE = "backbone.pos_embed"
+
+
+def with_table_of(own: Mapping[str, Tensor], entries: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The entries with their table of positions brought to the model's grid, where both have one of the same width."""
+    table, wanted = entries.get(TABLE), own.get(TABLE)
+    if table is None or wanted is None or table.shape == wanted.shape or table.shape[2:] != wanted.shape[2:]:
+        return entries
+    found = resized_table(table, TABLE_GRID)
+    return entries if found is None else {**entries, TABLE: found}
 
 
 def _taken_off(entries: Mapping[str, Tensor], prefix: str) -> str:
@@ -139,15 +154,6 @@ def _taken_off(entries: Mapping[str, Tensor], prefix: str) -> str:
     return ""
 
 
-def mae_to_own(name: str) -> str:
-    """MAE's name of an encoder entry to ours; what has no counterpart (decoder, tokens) keeps its name."""
-    if name.startswith(("patch_embed.", "blocks.")):
-        return f"backbone.{name}"
-    if name.startswith("norm."):
-        return f"backbone.last_{name}"
-    return name
-
-
 def check_fit(report: CheckpointReport, reading: Reading, own: Mapping[str, Tensor], path: Path, partial: bool) -> None:
     """Raise InputError where the file is a checkpoint of another model."""
     everything = report.mismatched + report.missing + report.unexpected
@@ -157,7 +163,7 @@ def check_fit(report: CheckpointReport, reading: Reading, own: Mapping[str, Tens
         differing = []
     else:
         differing = differences(report, reading.layout)
-        if not differing and reading.layout == "published" and report.share < LEAST_SHARE:
+        if not differing and reading.layout == PUBLISHED and report.share < LEAST_SHARE:
             differing = everything
     if not differing:
         return
@@ -176,9 +182,9 @@ def percent(share: float) -> str:
     return "less than 1 %" if 0 < share < 0.01 else f"{int(100 * share)} %"
 
 
-def differences(report: CheckpointReport, layout: Layout) -> list[str]:
+def differences(report: CheckpointReport, layout: str) -> list[str]:
     """The entries that make a file a checkpoint of another model; empty for one of this model."""
-    if layout == "own":
+    if layout == OWN:
         return report.mismatched + report.missing + [name for name in report.unexpected if name not in NO_WEIGHTS]
     needed = [name for name in report.missing if not is_position_embedding(name)]
     unknown = [name for name in report.unexpected if name not in REPLACED]

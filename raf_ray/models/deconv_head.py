@@ -6,6 +6,8 @@ Source: Xiao et al. 2018, "Simple Baselines for Human Pose Estimation and Tracki
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 HEATMAP_STRIDE = 4
@@ -19,7 +21,14 @@ class DeconvHead(nn.Module):
     fit as they are. The standard deviation of the weights, 0.001, is that of both papers' official code.
     """
 
-    def __init__(self, in_channels: int, num_joints: int, channels: int = 256, layers: int = 2) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_joints: int,
+        channels: int = 256,
+        layers: int = 2,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    ) -> None:
         super().__init__()
         if num_joints < 1:
             raise ValueError(f"num_joints is {num_joints}; a model needs at least one joint to predict")
@@ -29,7 +38,7 @@ class DeconvHead(nn.Module):
             # A 4x4 kernel at stride 2 with padding 1 covers every output pixel evenly: no checkerboard.
             deconv = nn.ConvTranspose2d(wide, channels, kernel_size=4, stride=2, padding=1, bias=False)
             nn.init.normal_(deconv.weight, std=0.001)
-            steps += [deconv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+            steps += [deconv, norm(channels), nn.ReLU(inplace=True)]
         self.deconv_layers = nn.Sequential(*steps)
         self.final_layer = nn.Conv2d(channels if layers else in_channels, num_joints, kernel_size=1)
         nn.init.normal_(self.final_layer.weight, std=0.001)

@@ -1,6 +1,6 @@
 """A checkpoint file's weights by name, as various tools write them: under which key, behind which prefix.
 
-Files are read with `weights_only=True`, so a file cannot run code.
+Files are read with `weights_only=True` or as safetensors, so a file cannot run code.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from raf_ray.errors import InputError
 
-STATE_KEYS = ("state_dict", "model", "model_state_dict", "module", "network", "net", "weights", "params")
+STATE_KEYS = ("state_dict", "model", "model_state_dict", "module", "network", "net", "weights", "params", "teacher")
 """Where tools put a model's weights; the first that is there is used."""
 
 AVERAGED_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema", "params_ema")
@@ -27,8 +28,8 @@ AVERAGED_KEYS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema", "params
 WRAPPERS = ("_orig_mod", "module")
 """Parts of a name that torch.compile and DistributedDataParallel add, at any place."""
 
-HEADS = ("model", "net", "network")
-"""What a module that trains another, such as Lightning's, calls it: the head of all its names."""
+HEADS = ("model", "net", "network", "backbone")
+"""What a module that trains another, such as Lightning's or DINO's, calls it: the head of all its names."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def read_entries(path: Path) -> Found:
 
 def _content(path: Path) -> Any:
     try:
+        if _is_safetensors(path):
+            return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sparse tensors and TorchScript, which are refused in our words
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -83,14 +86,18 @@ def _content(path: Path) -> Any:
         ) from error
 
 
-def _kind(path: Path) -> str | None:
-    """What else a file is that torch does not read as a checkpoint."""
+def _is_safetensors(path: Path) -> bool:
+    """By its first sign of JSON behind eight bytes of length; the names of such files vary."""
     with open(path, "rb") as file:
-        head = file.read(9)
-    if not head:
+        return file.read(9)[8:] == b"{"
+
+
+def _kind(path: Path) -> str | None:
+    """What else a file is that is not read as a checkpoint."""
+    if not path.stat().st_size:
         return "it is empty"
-    if head[8:9] == b"{" or path.suffix == ".safetensors":
-        return "it is a safetensors file"
+    if _is_safetensors(path) or path.suffix == ".safetensors":
+        return "it is a damaged safetensors file"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):

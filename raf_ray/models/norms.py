@@ -1,8 +1,10 @@
-"""Whether a model's norm layers would see one value a channel in training, of which there is no variance."""
+"""A model's norm layers: batch norms whose statistics stay as they are, and norms that would see too few values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +13,35 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from raf_ray.errors import InputError
 from raf_ray.resolution import Size
+
+
+def freeze_norms(model: nn.Module, name: str, asked: bool | None) -> nn.Module:
+    """Make the model's batch norms keep their statistics and normalise by them, in training too; in place.
+
+    Their weights and biases train as before. `asked` None goes by the model's own `freeze_norms`, False where it has
+    none. Raises InputError where it was asked for and there are no batch norms with statistics.
+    """
+    if not (getattr(model, "freeze_norms", False) if asked is None else asked):
+        return model
+    found = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if asked and not found:
+        raise InputError(
+            f"model.freeze_norms=true: model.name={name} has no batch norms with statistics to keep; leave it null"
+        )
+    for module in found:
+        module.__class__ = _frozen(type(module))  # type: ignore[arg-type]
+        module.eval()
+    return model
+
+
+@cache
+def _frozen(kind: type[_BatchNorm]) -> type[_BatchNorm]:
+    """A batch norm's class that stays in evaluation mode; entries and their names are its own."""
+
+    def train(self: Any, mode: bool = True) -> Any:
+        return kind.train(self, False)
+
+    return type(f"Frozen{kind.__name__}", (kind,), {"train": train})
 
 
 def check_norms(model: nn.Module, name: str, clients: Sequence[tuple[str, int, Size]], batch_size: int) -> None:

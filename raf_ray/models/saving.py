@@ -38,5 +38,9 @@ def load_model(path: Path, model_of: Callable[[int], ModelSpec]) -> tuple[nn.Mod
     except Exception as error:  # torch raises a different type for every kind of damage
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged; run it again") from error
     model = model_of(len(joints)).build()
-    load_checkpoint(model, path)
+    report = load_checkpoint(model, path)
+    if report.missing or report.mismatched:
+        raise InputError(
+            f"{path} lacks {(report.missing + report.mismatched)[0]} of its own model: it is damaged; run it again"
+        )
     return model.eval(), joints

@@ -6,7 +6,7 @@ Sources:
         position embedding, which let one set of weights serve every input size. The RAF paper
         (arXiv 2507.23461) uses both.
 
-Two choices of our own, neither from a paper:
+Two choices of our own in `variant: raf_ray`, neither from a paper:
     The sine-cosine code of a place is the one that MAE (He et al. 2022) gives to it on its 14x14 grid of
         pre-training, read at the patch's centre. So an MAE-initialised backbone meets the codes that it was
         trained with, whatever the input size. ResFormer's code, trained from scratch, spreads one turn (2 pi)
@@ -19,7 +19,7 @@ Names of parameters are those of the official ViTPose checkpoints: `backbone.*`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -27,13 +27,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raf_ray.models.deconv_head import HEATMAP_STRIDE, DeconvHead, check_image_size
+from raf_ray.models.simple_head import SimpleHead
+from raf_ray.models.vit_positions import TABLE_GRID, GlobalPosition, is_position_embedding, placed_by_table
 
 Scale = Literal["small", "base", "large", "huge"]
 
-NAMES = ("vitpose_small", "vitpose_base", "vitpose_large", "vitpose_huge")
+Variant = Literal["raf_ray", "vitpose"]
 
-CODE_GRID = 14
-"""Units of the sine-cosine code along each side of an image: MAE's grid, 224 px / 16."""
+Decoder = Literal["classic", "simple"]
+
+OPTIONS = ("variant", "decoder")
+
+NAMES = ("vitpose_small", "vitpose_base", "vitpose_large", "vitpose_huge")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,11 @@ class ViTPoseConfig:
     """Channels of the head's deconvolutions."""
     deconv_layers: int = 2
     """Number of the head's deconvolutions; each doubles the height and width."""
+    variant: Variant = "raf_ray"
+    """`vitpose` is the published backbone: patches overlap by 2 px of padding, places are a learned table's, resized to
+    any grid, and there is no local position."""
+    decoder: Decoder = "classic"
+    """`simple`: no deconvolutions, see `SimpleHead`."""
 
     def __post_init__(self) -> None:
         if self.dim % self.heads or self.dim % 4:
@@ -80,7 +90,7 @@ SIZES: dict[Scale, ViTPoseConfig] = {
 }
 
 
-def build_vitpose(size: Scale, num_joints: int) -> ViTPose:
+def build_vitpose(size: Scale, num_joints: int, variant: Variant = "raf_ray", decoder: Decoder = "classic") -> ViTPose:
     """A ViTPose of a published size, freshly initialised; `with torch.device("meta")` for its shapes alone.
 
     Raises:
@@ -88,45 +98,13 @@ def build_vitpose(size: Scale, num_joints: int) -> ViTPose:
     """
     if size not in SIZES:
         raise ValueError(f"ViTPose has no size {size!r}: choose one of {', '.join(SIZES)}")
-    return ViTPose(SIZES[size], num_joints)
+    return ViTPose(replace(SIZES[size], variant=variant, decoder=decoder), num_joints)
 
 
-def build(name: str, num_joints: int, depth: int) -> ViTPose:
-    return build_vitpose(name.removeprefix("vitpose_"), num_joints)  # type: ignore[arg-type]
-
-
-def sine_cosine_code(height: int, width: int, dim: int, device: torch.device | None = None) -> Tensor:
-    """Codes (height, width, dim), float32, of a grid's places; a relative place has one code on every grid.
-
-    The centre of patch i of n lies at (i + 0.5) / n of the side; on MAE's grid that is the coordinate
-    p = (i + 0.5) / n * 14 - 0.5. Each axis has dim / 4 frequencies f_k = 10000^(-4k / dim) and gives all
-    sin(p f_k), then all cos(p f_k); x comes before y. On a 14x14 grid this is the table of He et al. 2022.
-    """
-    frequencies = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float32, device=device) / (dim // 4))
-
-    def axis(patches: int) -> Tensor:  # (patches, dim / 2)
-        centre = (torch.arange(patches, dtype=torch.float32, device=device) + 0.5) / patches
-        angle = (centre * CODE_GRID - 0.5)[:, None] * frequencies
-        return torch.cat([angle.sin(), angle.cos()], dim=-1)
-
-    x = axis(width)[None, :, :].expand(height, width, dim // 2)
-    y = axis(height)[:, None, :].expand(height, width, dim // 2)
-    return torch.cat([x, y], dim=-1)
-
-
-class GlobalPosition(nn.Module):
-    """Global position embedding: adds code + depthwise 3x3 convolution of the code (ResFormer, its GPE)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, D, h, w) to tokens of the same shape that know their place."""
-        _, dim, height, width = tokens.shape
-        code = sine_cosine_code(height, width, dim, tokens.device).permute(2, 0, 1)[None].to(tokens.dtype)
-        placed: Tensor = tokens + code + self.conv(code)
-        return placed
+def build(
+    name: str, num_joints: int, depth: int, variant: Variant = "raf_ray", decoder: Decoder = "classic"
+) -> ViTPose:
+    return build_vitpose(name.removeprefix("vitpose_"), num_joints, variant, decoder)  # type: ignore[arg-type]
 
 
 class Attention(nn.Module):
@@ -136,11 +114,12 @@ class Attention(nn.Module):
     as the token grid; its weights are shared by the heads and start at zero, as in ResFormer's code.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, local: bool = True) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.local_pos = nn.Conv2d(dim // heads, dim // heads, kernel_size=3, padding=1, groups=dim // heads)
+        each = dim // heads
+        self.local_pos = nn.Conv2d(each, each, kernel_size=3, padding=1, groups=each) if local else None
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -148,9 +127,11 @@ class Attention(nn.Module):
         batch, count, dim = tokens.shape
         q, k, v = self.qkv(tokens).view(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, d)
-        v_grid = v.transpose(-2, -1).reshape(batch * self.heads, dim // self.heads, *grid)
-        local = self.local_pos(v_grid).view(batch, self.heads, dim // self.heads, count).transpose(-2, -1)
-        out: Tensor = self.proj((mixed + local).transpose(1, 2).reshape(batch, count, dim))
+        if self.local_pos is not None:
+            v_grid = v.transpose(-2, -1).reshape(batch * self.heads, dim // self.heads, *grid)
+            local = self.local_pos(v_grid).view(batch, self.heads, dim // self.heads, count).transpose(-2, -1)
+            mixed = mixed + local
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count, dim))
         return out
 
 
@@ -171,12 +152,12 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block with stochastic depth on both branches."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: int, drop_path: float) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, drop_path: float, local: bool = True) -> None:
         super().__init__()
         from torchvision.ops import StochasticDepth  # late: over a second, which no other model needs
 
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads)
+        self.attn = Attention(dim, heads, local)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, mlp_ratio * dim)
         self.drop_path = StochasticDepth(drop_path, mode="row")
@@ -189,11 +170,11 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Cuts an image into patches that tile it, one token each; no padding (the official code pads 2 px)."""
+    """Cuts an image into patches that tile it, one token each; the official code pads 2 px, which moves them."""
 
-    def __init__(self, patch: int, dim: int) -> None:
+    def __init__(self, patch: int, dim: int, padding: int = 0) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, dim, kernel_size=patch, stride=patch)
+        self.proj = nn.Conv2d(3, dim, kernel_size=patch, stride=patch, padding=padding)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, D, H / patch, W / patch)."""
@@ -206,17 +187,25 @@ class ViTBackbone(nn.Module):
 
     def __init__(self, config: ViTPoseConfig) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbed(config.patch, config.dim)
-        self.pos_embed = GlobalPosition(config.dim)
+        published = config.variant == "vitpose"
+        self.patch_embed = PatchEmbed(config.patch, config.dim, padding=2 if published else 0)
+        height, width = TABLE_GRID
+        self.pos_embed: nn.Parameter | GlobalPosition = (
+            nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + height * width, config.dim), std=0.02))
+            if published
+            else GlobalPosition(config.dim)
+        )
         drop_paths = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(
-            Block(config.dim, config.heads, config.mlp_ratio, drop_path) for drop_path in drop_paths
+            Block(config.dim, config.heads, config.mlp_ratio, drop_path, local=not published)
+            for drop_path in drop_paths
         )
         self.last_norm = nn.LayerNorm(config.dim, eps=1e-6)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to features (B, D, h, w) with h = H / patch, w = W / patch."""
-        embedded = self.pos_embed(self.patch_embed(images))  # (B, D, h, w)
+        patches, place = self.patch_embed(images), self.pos_embed  # (B, D, h, w)
+        embedded = placed_by_table(patches, place) if isinstance(place, nn.Parameter) else place(patches)
         height, width = embedded.shape[-2:]
         tokens = embedded.flatten(2).transpose(1, 2)  # (B, h * w, D)
         for block in self.blocks:
@@ -238,7 +227,11 @@ class ViTPose(nn.Module):
         """The largest id that `layer_id` gives."""
         self.backbone = ViTBackbone(config)
         self.backbone.apply(init_weights)
-        self.keypoint_head = DeconvHead(config.dim, num_joints, config.deconv_channels, config.deconv_layers)
+        self.keypoint_head: nn.Module = (
+            SimpleHead(config.dim, num_joints, config.patch // HEATMAP_STRIDE)
+            if config.decoder == "simple"
+            else DeconvHead(config.dim, num_joints, config.deconv_channels, config.deconv_layers)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to heatmaps (B, K, H / 4, W / 4), unbounded values.
@@ -275,11 +268,6 @@ class ViTPose(nn.Module):
     def no_weight_decay(self, name: str, parameter: Tensor) -> bool:
         """Whether weight decay must leave a parameter alone: norms, biases and both position embeddings."""
         return parameter.ndim <= 1 or is_position_embedding(name)
-
-
-def is_position_embedding(name: str) -> bool:
-    """Whether a parameter's name belongs to the global or to a block's local position embedding."""
-    return ".pos_embed." in name or ".local_pos." in name
 
 
 def init_weights(module: nn.Module) -> None:

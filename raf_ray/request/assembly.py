@@ -35,6 +35,7 @@ from raf_ray.request.method import algorithm_of, check_method
 from raf_ray.request.needs import check_shares, wants_gpu
 from raf_ray.request.parts import (
     aggregator_of,
+    backbone_notes,
     client_spec,
     initial_model,
     loss_spec,
@@ -105,6 +106,7 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
     check_answers(config, plans, data.counts, fleet)
     notes = (
         *data.notes,
+        *backbone_notes(config),
         *notes,
         *late,
         *attack_notes(config, plans),

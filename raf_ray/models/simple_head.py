@@ -1,0 +1,28 @@
+"""ViTPose's simple decoder: features enlarged, then one convolution (Xu et al. 2022, section 3.2)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SimpleHead(nn.Module):
+    """Backbone features to one heatmap a joint: ReLU, bilinear enlargement, one 3x3 convolution.
+
+    The name `final_layer` is that of the official ViTPose head, and so is the weights' standard deviation, 0.001.
+    """
+
+    def __init__(self, in_channels: int, num_joints: int, scale: int = 4) -> None:
+        super().__init__()
+        if num_joints < 1:
+            raise ValueError(f"num_joints is {num_joints}; a model needs at least one joint to predict")
+        self.scale = scale
+        self.final_layer = nn.Conv2d(in_channels, num_joints, kernel_size=3, padding=1)
+        nn.init.normal_(self.final_layer.weight, std=0.001)
+        nn.init.zeros_(self.final_layer.get_parameter("bias"))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) to heatmaps (B, K, scale * h, scale * w), unbounded values."""
+        wide = F.interpolate(F.relu(features), scale_factor=float(self.scale), mode="bilinear", align_corners=False)
+        heatmaps: Tensor = self.final_layer(wide)
+        return heatmaps
