@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from raf_ray.config.augment import AugmentConfig
 from raf_ray.config.devices import DevicesConfig
 from raf_ray.config.evaluation import EvaluationConfig
 from raf_ray.config.methods import AggregationConfig, AlgorithmConfig, AttackConfig, TransformsConfig
@@ -41,19 +42,6 @@ class ResolutionConfig(Section):
         return value
 
 
-class AugmentConfig(Section):
-    """One augmentation a person and batch (HRNet's for MPII)."""
-
-    flip: Share = 0.5
-    """Probability of a mirror image."""
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    """Box size drawn from N(1, scale), cut to 1 +- scale."""
-    rotation: Annotated[float, Field(ge=0, le=90)] = 30.0
-    """Degrees; drawn from N(0, rotation), cut to +- rotation, for 60 % of the people."""
-    half_body: Share = 0.3
-    """Probability of showing only the upper or lower half of a person with more than 8 labelled joints."""
-
-
 class DataConfig(Section):
     """Whose people, and how they are split."""
 
@@ -81,6 +69,12 @@ class DataConfig(Section):
     """Training people of each client, in order, for `partition: counts`."""
     concentration: Annotated[float, Field(gt=0), Use.TRAINING] = 0.5
     """Dirichlet concentration; smaller is less alike."""
+    crop: Literal["fit", "stretch"] = "fit"
+    """A box of the tier's ratio around the person, or a square squeezed into the tier (the RAF authors')."""
+    codec: Literal["subpixel", "udp", "authors"] = "subpixel"
+    """Joints to heatmaps and back: exact; UDP's (w - 1) rule; the RAF authors' whole pixels (docs/reproduce.md)."""
+    pyramid: Literal["area", "resample"] = "area"
+    """Lower levels: area averages of the tier's crop, or warped anew from the original picture (the RAF authors')."""
     augment: Annotated[AugmentConfig | None, Use.TRAINING] = None
     """`true` for HRNet's augmentation, its own keys below, or `false`."""
     on_bad_image: Literal["stop", "skip"] = "stop"

@@ -150,7 +150,9 @@ class Scorer:
         if key not in self._batches:
             shard = self.cut(self.people[split], size, NO_MARGINS, self.cache_mb / SHARDS)
             maps = self.task.maps(self.people[split])
-            maps_shard = None if maps is None else cut_shard(maps, size, NO_MARGINS, self.cache_mb / SHARDS)
+            maps_shard = (
+                None if maps is None else cut_shard(maps, size, NO_MARGINS, self.cache_mb / SHARDS, rule=shard.rule)
+            )
             self._batches[key] = Batches(shard, self.batch_size, None, self.device, self.on_bad_image, maps=maps_shard)
         return self._batches[key]
 

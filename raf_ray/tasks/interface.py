@@ -24,6 +24,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from raf_ray.data.batches import Batch
+from raf_ray.data.crops import weights_of
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard
 from raf_ray.data.skeletons import Skeleton
@@ -85,6 +86,10 @@ class Task(ABC):
         their source has none.
         """
         return None
+
+    def counted(self, joints: np.ndarray, labelled: np.ndarray, size: Size) -> np.ndarray:
+        """(B, K) bool: which joints (B, K, 2), in pixels of crops of `size`, have weight 1 in a batch."""
+        return weights_of(joints, labelled, size)
 
     @abstractmethod
     def targets(self, batch: Batch, size: Size) -> Tensor:
