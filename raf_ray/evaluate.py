@@ -27,6 +27,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as evaluation.flip_test=true")
     parser.add_argument("--client", metavar="NAME", help="its own model, where a method leaves it some (fedbn ...); "
                         "without it the mean over those of each size")  # fmt: skip
+    parser.add_argument("--oracle", action="store_true", help="beside it what perfect heatmaps would score, so that "
+                        "coordinates lost at small sizes are not taken for drift (of poses)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the scores as JSON instead of a table")
     return parser
 
@@ -39,14 +41,21 @@ def main(words: Sequence[str]) -> None:
     from rich.table import Table
 
     from raf_ray.data.pictures import size_notes
+    from raf_ray.evaluation.oracle import ceiling
     from raf_ray.experiment.place import reading_folder
     from raf_ray.files import without_nan
     from raf_ray.metrics import title_of
+    from raf_ray.request.parts import oracle_of
+    from raf_ray.resolution import parse_size
     from raf_ray.saved import files_of, load_run, score_run
     from raf_ray.terminal import make_console, warn
 
     with reading_folder(arguments.run, "RUN", files_of(arguments.client)) as folder:
-        scores, people = score_run(load_run(folder, arguments.overrides, arguments.client))
+        run = load_run(folder, arguments.overrides, arguments.client)
+        oracle = oracle_of(run.config) if arguments.oracle else None
+        scores, people = score_run(run)
+    perfect = {} if oracle is None else ceiling(oracle, people, list(map(parse_size, scores.by_resolution)),
+                                                scores.metric)  # fmt: skip
     split = scores.split
     console = make_console(120)
     for note in size_notes([people]):
@@ -61,6 +70,7 @@ def main(words: Sequence[str]) -> None:
             "metric": scores.metric,
             "people": scores.people,
             "by_resolution": scores.by_resolution,
+            **({"perfect_heatmaps": perfect} if perfect else {}),
         }
         print(json.dumps(without_nan(values)))
         return
@@ -69,6 +79,8 @@ def main(words: Sequence[str]) -> None:
     table.add_column("joint")
     for size in names:
         table.add_column(size, justify="right")
+    if perfect:
+        table.add_row("perfect heatmaps", *(f"{100 * perfect[size]:.1f}" for size in names), style="dim")
     table.add_row("all", *(f"{100 * scores.by_resolution[size]:.1f}" for size in names), end_section=True)
     for joint in scores.per_joint[names[0]]:
         table.add_row(joint, *(f"{100 * scores.per_joint[size][joint]:.1f}" for size in names), style="dim")

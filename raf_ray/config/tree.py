@@ -63,8 +63,10 @@ class DataConfig(Section):
     """People that the final table is scored on (of shards: the first); null: the whole test split (synthetic: 400)."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training pictures that become `val` (coco, mpii and their like; shards: as prepared)."""
-    partition: Annotated[Literal["equal", "counts", "dirichlet_size", "dirichlet_pose"], Use.TRAINING] = "equal"
-    """How clients share the people: same number, `counts`, or non-IID by size or pose cluster (shards: as prepared)."""
+    partition: Annotated[
+        Literal["equal", "counts", "dirichlet_size", "dirichlet_pose", "overlapping"], Use.TRAINING
+    ] = "equal"
+    """Same number each, `counts`, non-IID by size or pose cluster, or each drawn anew from all (the RAF authors')."""
     counts: Annotated[list[People] | None, Use.TRAINING] = None
     """Training people of each client, in order, for `partition: counts`."""
     concentration: Annotated[float, Field(gt=0), Use.TRAINING] = 0.5
@@ -138,6 +140,8 @@ class ObjectiveConfig(Section):
     """How student and teacher come to one size; `matched` is ours."""
     level_weights: Literal["equal", "area"] | list[Annotated[float, Field(ge=0)]] = "equal"
     """Weight of each level's loss, own tier first; `area` is ours."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Of the losses of the levels drawn; the RAF authors': `sum` with `convex`, later `mean` with `additive`."""
     sampling: Literal["all", "pair", "random"] = "all"
     """Levels that a batch trains: all, own + one lower, or one alone; the latter two are ours."""
     own_share: Share | None = None
@@ -205,7 +209,9 @@ class OptimizerConfig(Section):
     batch_size: Positive = 8
     """People a step."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Not applied to norms, biases and position embeddings."""
+    """Not applied to norms, biases and position embeddings; see `decayed`."""
+    decayed: Literal["weights", "authors"] = "weights"
+    """`authors`: all of two dimensions or more, but names with `pos_embed` (ViTPose's rule, the RAF authors')."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's moments."""
     momentum: Share = 0.9

@@ -114,7 +114,7 @@ def lay_patches(people: People, size: Size, margins: Margins, rule: CropRule = O
     start = np.floor(np.clip(people.centre - reach, -FARTHEST, FARTHEST)).astype(np.int64)
     extent = np.ceil(np.clip(people.centre + reach, -FARTHEST, FARTHEST)).astype(np.int64) + 1 - start
     patch = np.maximum(np.floor(extent * reduce + 1e-9).astype(np.int64), 1)
-    return Geometry(start, extent, patch, box, upsampled=(density > 1).any(axis=1))
+    return Geometry(start, extent, patch, box, upsampled=np.any(density > 1, axis=1))
 
 
 def cut_patch(picture: np.ndarray, start: np.ndarray, extent: np.ndarray, patch: np.ndarray) -> np.ndarray:

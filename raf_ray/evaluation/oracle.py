@@ -1,4 +1,4 @@
-"""What perfect heatmaps score: the ceiling that coordinates alone set at each size. No picture is read, no model run."""
+"""What perfect heatmaps score: the ceiling that coordinates alone set at a size. No picture is read, no model run."""
 
 from __future__ import annotations
 

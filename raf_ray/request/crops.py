@@ -1,4 +1,4 @@
-"""By which rule people are cut: `data.crop`, `data.codec` and `data.pyramid` together; and who has crops by ours alone."""
+"""By which rule people are cut: `data.crop`, `.codec` and `.pyramid` together; and who has crops by ours alone."""
 
 from __future__ import annotations
 

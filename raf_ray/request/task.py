@@ -22,10 +22,8 @@ OF_POSES = ("metric", "val_metric", "decode")
 def task_of(config: Config) -> Task:
     """The task. Raises InputError where it is one's own and is none."""
     name, codec = config.task.name, config.data.codec
-    if is_import_path(name):
-        task = make_own(name, "task.name", Task)  # type: ignore[type-abstract]
-    else:
-        task = tasks.built_in(name)
+    own = is_import_path(name)
+    task = make_own(name, "task.name", Task) if own else tasks.built_in(name)  # type: ignore[type-abstract]
     return replace(task, codec=codec) if isinstance(task, Pose) else task
 
 
@@ -34,6 +32,9 @@ def check_task(config: Config, task: Task) -> None:
     if config.data.codec != "subpixel" and not isinstance(task, Pose):
         raise InputError(f"data.codec={config.data.codec} is of heatmaps, which task.name={config.task.name} has not; "
                          "leave it out")  # fmt: skip
+    if config.data.codec != "subpixel" and config.objective.name == "mrkd" and config.objective.resize == "matched":
+        raise InputError("objective.resize=matched brings teachers to the Gaussians of data.codec=subpixel, not of "
+                         f"{config.data.codec}; set one of them to its default")  # fmt: skip
     if why := unfit_objective(config.task.name, task, config.objective):
         raise InputError(why)
     if task.metric is None:
@@ -77,6 +78,7 @@ def switches_of(objective: ObjectiveConfig) -> Switches:
         loss=objective.loss,
         temperature=objective.temperature,
         resize=objective.resize,
+        reduction=objective.reduction,
     )
 
 

@@ -37,7 +37,7 @@ from raf_ray.resolution import Size
 Decode = Literal["argmax", "dark"]
 """Of heatmaps"""
 
-ANY_TASK: frozenset[str] = frozenset({"alpha", "teacher", "weighting", "kd_weight"})
+ANY_TASK: frozenset[str] = frozenset({"alpha", "teacher", "weighting", "kd_weight", "reduction"})
 """Of RAF's switches, those that say how losses are combined, whatever they are."""
 
 
@@ -164,4 +164,5 @@ class _Pyramid:
             alpha=1.0 if self._name != "mrkd" else switches.get("alpha", 0.5),
             weighting="convex" if self._name != "mrkd" else switches.get("weighting", "convex"),
             kd_weight=switches.get("kd_weight", 1.0),
+            reduction=switches.get("reduction", "mean"),
         )  # fmt: skip

@@ -151,7 +151,7 @@ class ClientSpec:
                 self.on_bad_image,
                 maps=maps,
                 counted=self.kind.counted,
-            ),  # fmt: skip
+            ),
             levels=plan.levels,
             level_weights=plan.level_weights,
             sampling=self.sampling,

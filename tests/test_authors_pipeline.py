@@ -1,0 +1,284 @@
+"""The RAF authors' crops, targets and pyramid, each against loops written by hand; and what they cost an oracle."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from raf_ray import run_federation
+from raf_ray.config import load_config
+from raf_ray.data.augment import NO_MARGINS, Augmentation, apply, draw_affines
+from raf_ray.data.batches import Batches, heatmaps_of, images_at, normalise
+from raf_ray.data.codec import decode
+from raf_ray.data.crop import CropRule, Margins
+from raf_ray.data.shard import cut_shard
+from raf_ray.data.skeletons import MPII16
+from raf_ray.data.sources.synthetic import synthetic_people
+from raf_ray.data.splits import partition
+from raf_ray.data.targets import counted, targets_of, to_image
+from raf_ray.errors import InputError
+from raf_ray.evaluation.oracle import ceiling
+from raf_ray.models.vitpose import ViTPose, ViTPoseConfig
+from raf_ray.objectives import build_objective
+from raf_ray.oracle import main
+from raf_ray.request.assembly import prepare
+from raf_ray.request.parts import oracle_of
+from raf_ray.resolution import Size
+from raf_ray.saved import load_run, predict, score_run, scorer_of_run
+from raf_ray.tasks import Task
+from raf_ray.tasks.pose import Pose
+from raf_ray.training.optimizer import parameter_groups
+from tests.tiny import tiny
+
+PEOPLE = synthetic_people(3, "test", np.arange(8), 160.0)
+SIZE = Size(64, 48)
+AUTHORS = CropRule(stretch=True, inner=True, reduced=False)
+CPU = torch.device("cpu")
+
+
+def hrnet_target(joint, size, udp):
+    """One joint's heatmap and weight as HRNet and UDP write them, pixel by pixel."""
+    height, width = size.height // 4, size.width // 4
+    strides = ((size.width - 1) / (width - 1), (size.height - 1) / (height - 1)) if udp else (4.0, 4.0)
+    peak = [joint[axis] / strides[axis] for axis in range(2)]
+    middle = [int(value + 0.5) for value in peak]
+    heatmap = np.zeros((height, width))
+    left, top = middle[0] - 6, middle[1] - 6
+    if left >= width or top >= height or middle[0] + 7 < 0 or middle[1] + 7 < 0:
+        return heatmap, 0
+    centre = peak if udp else middle
+    for y in range(max(top, 0), min(top + 13, height)):
+        for x in range(max(left, 0), min(left + 13, width)):
+            heatmap[y, x] = math.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / 8)
+    return heatmap, 1
+
+
+@pytest.mark.parametrize("codec", ["udp", "authors"])
+def test_targets_and_weights_are_those_of_a_loop_over_pixels(codec):
+    joints = np.random.default_rng(0).uniform(-45, 110, (6, 16, 2)).astype(np.float32)
+    joints[0, 0] = 20.0, 30.0
+    found = targets_of(torch.from_numpy(joints), SIZE, codec)
+    weights = counted(joints, np.ones((6, 16), bool), SIZE, codec)
+    for i in range(6):
+        for k in range(16):
+            heatmap, weight = hrnet_target(joints[i, k].tolist(), SIZE, codec == "udp")
+            assert np.abs(found[i, k].numpy() - heatmap).max() < 1e-5 and weights[i, k] == weight
+    inside = counted(joints, np.ones((6, 16), bool), SIZE)
+    assert (inside <= weights).all() and (inside != weights).any()  # ours counts fewer
+    assert not counted(joints, np.zeros((6, 16), bool), SIZE, codec).any()
+    assert (targets_of(torch.from_numpy(joints), SIZE) - found)[0, 0].abs().max() > 0.01
+
+
+def test_udp_comes_back_to_the_joint_and_the_authors_rule_does_not():
+    joints = torch.tensor([[[8.0, 10.0], [23.0, 31.5], [40.0, 56.0]]])
+    errors = {}
+    for codec in ("subpixel", "udp", "authors"):
+        points, _ = decode(targets_of(joints, SIZE, codec).double(), "dark")
+        errors[codec] = (to_image(points, SIZE.heatmap, codec) - joints).abs().max().item()
+    assert errors["subpixel"] < 0.3 and errors["udp"] < 0.3
+    # 40 / 4 = 10 exactly, read as 10 x 47 / 11; 56 / 4 = 14 as 14 x 63 / 15
+    assert errors["authors"] == pytest.approx(max(10 * 47 / 11 - 40, 14 * 63 / 15 - 56), abs=0.05)
+
+
+def mmpose_point(point, centre, side, size):
+    """A picture point in a UDP crop (MMPose's warp of a square): the square's sides are the outer pixels' centres."""
+    return [(point[axis] - (centre[axis] - side / 2)) / side * (length - 1) for axis, length in
+            enumerate((size.width, size.height))]  # fmt: skip
+
+
+def test_a_stretched_crop_holds_a_square_of_the_persons_scale_by_pixel_and_by_joint():
+    shard = cut_shard(PEOPLE, SIZE, NO_MARGINS, rule=AUTHORS)
+    batch = Batches(shard, 8, None, CPU).collate(np.arange(8), np.random.default_rng(0))
+    for i in range(3):
+        picture = PEOPLE.picture(i).astype(np.float64)
+        side = 1.25 * max(PEOPLE.box[i])
+        centre = PEOPLE.centre[i].tolist()
+        for k in range(16):
+            assert batch.joints[i, k].tolist() == pytest.approx(
+                mmpose_point(PEOPLE.joints[i, k].tolist(), centre, side, SIZE), abs=1e-3
+            )
+        for y, x in ((20, 15), (31, 24), (50, 30)):
+            px, py = centre[0] + side * (x / 47 - 0.5), centre[1] + side * (y / 63 - 0.5)
+            assert batch.crops[i, y, x].tolist() == pytest.approx(bilinear(picture, px, py), abs=6)
+    back = shard.crop_to_picture(batch.joints.numpy())
+    assert np.abs(back - PEOPLE.joints).max() < 1e-3
+    fit = Batches(cut_shard(PEOPLE, SIZE, NO_MARGINS), 8, None, CPU).plain.labels[0]
+    assert (fit - batch.joints).abs().max() > 2  # ours is another crop
+
+
+def bilinear(picture, x, y):
+    """(3,) of a picture between its pixels; black outside."""
+    value = np.zeros(3)
+    for row in (math.floor(y), math.floor(y) + 1):
+        for column in (math.floor(x), math.floor(x) + 1):
+            if 0 <= row < picture.shape[0] and 0 <= column < picture.shape[1]:
+                value += (1 - abs(y - row)) * (1 - abs(x - column)) * picture[row, column]
+    return value
+
+
+def test_resampled_levels_are_read_from_the_picture_at_every_size_with_their_own_targets():
+    shard = cut_shard(PEOPLE, SIZE, NO_MARGINS, rule=AUTHORS)
+    batches, low = Batches(shard, 8, None, CPU), Size(32, 24)
+    draw = batches.draw(np.arange(8), np.random.default_rng(0))
+    batch = batches.render(draw, [SIZE, low])
+    level = batch.warped[low]
+    assert torch.equal(images_at(batch, [low])[0], normalise(level).permute(0, 3, 1, 2))
+    for i in range(3):
+        picture, side = PEOPLE.picture(i).astype(np.float64), 1.25 * max(PEOPLE.box[i])
+        for y, x in ((8, 7), (15, 12), (24, 14)):
+            px, py = PEOPLE.centre[i] + side * (np.array([x / 23, y / 31]) - 0.5)
+            assert level[i, y, x].tolist() == pytest.approx(bilinear(picture, px, py), abs=6)
+        for k in range(16):
+            point = mmpose_point(PEOPLE.joints[i, k].tolist(), PEOPLE.centre[i].tolist(), side, low)
+            target = heatmaps_of(batch, low, "udp")[i, k].numpy()
+            assert np.abs(target - hrnet_target(point, low, udp=True)[0]).max() < 1e-3
+    averaged = images_at(batches.render(draw), [low])[0]
+    assert (averaged - images_at(batch, [low])[0]).abs().max() > 0.1  # an average is smoother
+
+
+def test_a_person_is_turned_before_being_squeezed():
+    joints = np.full((1, 16, 2), 30.0)
+    turned = Augmentation(0, 0, 90, 1, 0)
+    rng, squeeze = np.random.default_rng(5), AUTHORS.squeeze(SIZE)
+    maps, _ = draw_affines(turned, joints, np.ones((1, 16), bool), SIZE, MPII16, rng, squeeze)
+    a, b, c, d = maps[0, :, :2].ravel()
+    # In the picture's proportions it is a rotation: x of the crop is squeeze times as dense as y.
+    real = np.array([[a, b / squeeze], [c * squeeze, d]])
+    assert np.allclose(real @ real.T, np.eye(2)) and abs(real[0, 1]) > 0.05 and squeeze == pytest.approx(47 / 63)
+
+
+def test_the_box_is_shifted_and_turns_are_cut_as_said():
+    asked = Augmentation(flip=0, scale=0, rotation=30, rotation_share=1, half_body=0, shift=0.12, rotation_cut=60)
+    joints, labelled = np.zeros((4000, 16, 2)), np.zeros((4000, 16), bool)
+    maps, _ = draw_affines(asked, joints, labelled, SIZE, MPII16, np.random.default_rng(0))
+    angle = np.degrees(np.arctan2(maps[:, 1, 0], maps[:, 0, 0]))
+    assert np.abs(angle).max() == pytest.approx(60) and 0.02 < (np.abs(angle) > 59.99).mean() < 0.07  # 2 sigma: 4.6 %
+    middle = np.array([[[23.5, 31.5]]]).repeat(4000, 0)
+    moved = np.abs(np.einsum("bji,bj->bi", maps[:, :, :2], apply(maps, middle)[:, 0] - middle[:, 0])) / (48, 64)
+    shifted = moved.max(1) > 1e-9
+    assert 0.27 < shifted.mean() < 0.33 and 0.115 < moved.max() < 0.12 + 1e-9
+    assert abs(moved[shifted].mean() - 0.06) < 0.003  # uniform to 0.12
+
+
+def test_patches_hold_what_the_widest_turn_and_shift_reach():
+    asked = Augmentation(scale=0.1, rotation=30, rotation_cut=60, shift=0.12)
+    for rule in (CropRule(), AUTHORS):
+        margins = asked.margins(rule.aspect(SIZE))
+        width, height = rule.aspect(SIZE), 1.0
+        for degrees in range(61):
+            turn = math.radians(degrees)
+            wide = 1.1 * (width * math.cos(turn) + height * math.sin(turn)) / width + 0.24
+            tall = 1.1 * (height * math.cos(turn) + width * math.sin(turn)) / height + 0.24
+            assert margins.cover(Margins(wide, tall))
+
+
+def ceilings(*words):
+    config = load_config(overrides=["data.test_people=60", "evaluation.flip_test=true", *words])
+    return ceiling(oracle_of(config), PEOPLE, [SIZE, Size(96, 72), Size(128, 96)], "pckh_0.5")
+
+
+def test_an_oracle_is_perfect_by_our_codec_and_udps_and_loses_small_sizes_by_the_authors():
+    assert set(ceilings().values()) == set(ceilings("data.codec=udp").values()) == {1.0}
+    lost = ceilings("data.codec=authors", "data.crop=stretch")
+    assert 0.4 < lost["64x48"] < 0.75 < lost["96x72"] < lost["128x96"] and lost["128x96"] > 0.98
+
+
+def test_the_command_prints_its_table_as_json(capsys):
+    main(["data.codec=authors", "data.test_people=20", "evaluation.resolutions=[64x48]", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["codec"] == "authors" and told["people"] == 20 and told["by_resolution"]["64x48"] < 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["task.name=classification", "data.codec=udp"], "data.codec=udp is of heatmaps, which task.name=classif"),
+        (["objective.resize=matched", "data.codec=authors"], "objective.resize=matched brings teachers to the Gaussi"),
+        (["data.name=shards", "data.root=somewhere", "data.crop=stretch"], "a folder of prepared shards holds people"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(words, says):
+    with pytest.raises(InputError, match=says):
+        prepare(tiny(*words))
+
+
+def test_overlapping_clients_draw_anew_and_share_people():
+    people = synthetic_people(0, "train", np.arange(60), 160.0)
+    asked = {"people_per_client": 30, "counts": None, "concentration": 0.5, "seed": 0}
+    parts = partition(people, 3, mode="overlapping", **asked)
+    for part in parts:
+        assert len(part) == len(set(part.tolist())) == 30 and (np.diff(part) > 0).all()
+    distinct = len(np.unique(np.concatenate(parts)))
+    assert 45 < distinct < 60  # 60 (1 - 1/8) = 52.5 are expected
+    with pytest.raises(InputError, match="there are 60"):
+        partition(people, 3, mode="equal", **asked)
+    with pytest.raises(InputError, match="people_per_client=61, but there are 60"):
+        partition(people, 3, mode="overlapping", **asked | {"people_per_client": 61})
+
+
+@pytest.mark.parametrize("name", ["multires", "mrkd"])
+def test_a_summed_loss_is_that_of_a_loop_over_levels(name):
+    torch.manual_seed(0)
+    maps = [torch.rand(2, 3, 8 // r, 4 // r) for r in (1, 2, 4)]
+    targets, weights = [torch.rand_like(m) for m in maps], torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+
+    def mse(a, b):
+        return (
+            float(sum(weights[i, k] * ((a[i, k] - b[i, k]) ** 2).sum() for i in range(2) for k in range(3))) / a.numel()
+        )
+
+    total = 0.0
+    for level in range(3):
+        own = mse(maps[level], targets[level])
+        if level and name == "mrkd":
+            student = maps[level].repeat_interleave(2, 2).repeat_interleave(2, 3)
+            own = 0.5 * own + 0.5 * mse(student, maps[level - 1])
+        total += own
+    summed = build_objective(name, {"reduction": "sum"})(maps, targets, weights, (1.0,) * 3).total
+    assert summed.item() == pytest.approx(total, rel=1e-5)
+    by_frame = Task.objective(Pose(), name, {"reduction": "sum"})(maps, targets, weights, (1.0,) * 3).total
+    assert by_frame.item() == pytest.approx(total, rel=1e-5)
+    averaged = build_objective(name, {})(maps, targets, weights, (1.0,) * 3).total
+    assert averaged.item() == pytest.approx(total / 3, rel=1e-5)
+
+
+def test_weight_decay_on_what_the_authors_decay():
+    model = ViTPose(ViTPoseConfig(dim=16, depth=2, heads=2, deconv_channels=8), num_joints=4)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    def decayed(by):
+        groups = parameter_groups(model, 0.1, 0.75, by)
+        return {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+
+    expected = set()
+    for name, parameter in model.named_parameters():
+        if len(parameter.shape) == 1 or name.endswith(".bias") or "pos_embed" in name:
+            continue
+        expected.add(name)
+    assert decayed("authors") == expected
+    more = expected - decayed("weights")
+    assert more and all(".local_pos." in name for name in more)
+
+
+def test_a_federation_trains_and_is_scored_by_the_authors_pipeline(tmp_path):
+    words = ("data.crop=stretch", "data.codec=authors", "data.pyramid=resample", "data.partition=overlapping",
+             "data.augment={shift: 0.12, rotation_cut: 60}", "objective.reduction=sum", "optimizer.decayed=authors",
+             "federation.engine=in_process", "federation.rounds=1", "evaluation.resolutions=[64x48]")  # fmt: skip
+    tiers = "resolution.tiers={high: 64x48, mid: 48x36, low: 32x24}"
+    found = run_federation(tiny(*words, tiers), tmp_path / "run").by_resolution
+    assert set(found) == {"64x48", "48x36", "32x24"}
+    run = load_run(tmp_path / "run")
+    again, _ = score_run(run)
+    assert again.by_resolution == pytest.approx(found)
+    # A saved run's joints in a picture are those that its scorer finds: same crops, same codec.
+    scorer, _ = scorer_of_run(run)
+    people, size = scorer.people["test"], Size(64, 48)
+    judged, _ = scorer._judge(scorer._batches_of("test", size))
+    in_picture = scorer._batches_of("test", size).shard.crop_to_picture(judged[..., :2])
+    box = np.concatenate([people.centre + 0.5 - people.box / 2, people.box], axis=1)[:1]
+    joints, _ = predict(run, people.picture(0), box, size, people.skeleton)
+    assert np.abs(joints[0] - in_picture[0]).max() < 0.05
