@@ -29,11 +29,10 @@ def over_levels(
     kd_weight: float,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Loss:
-    """Per level ``alpha * ground_truth + (1 - alpha) * distilled``, averaged or summed over `count` levels, highest
-    first.
+    """Per level ``alpha * ground_truth + (1 - alpha) * distilled``, over `count` levels, highest first.
 
-    The highest has only its ground truth, at weight 1. `additive`: ``ground_truth + kd_weight * distilled``. Nothing
-    is distilled with `convex` and alpha 1.
+    They are averaged, or summed. The highest has only its ground truth, at weight 1. `additive`: ``ground_truth +
+    kd_weight * distilled``. Nothing is distilled with `convex` and alpha 1.
     """
     distils = weighting == "additive" or alpha < 1
     total: Tensor | None = None

@@ -49,9 +49,10 @@ def parameter_groups(
     """Groups of equal weight decay and learning-rate factor (key `factor`).
 
     Norms, biases and other one-dimensional parameters are not decayed; nor is what the model's own
-    `no_weight_decay(name, parameter)` names. `authors` goes by dimensions and names alone, as ViTPose's code: what
-    is called a bias or `pos_embed` is not decayed, local position embeddings and tokens are. With `layer_decay` below 1
-    the factor of a parameter is layer_decay ^ (num_layers - layer id), by the model's `layer_id(name)` and `num_layers` (BEiT, ViTPose).
+    `no_weight_decay(name, parameter)` names. `authors` goes by dimensions and names alone, as ViTPose's code: what is
+    called a bias or `pos_embed` is not decayed, local position embeddings and tokens are. With `layer_decay` below 1
+    the factor of a parameter is layer_decay ^ (num_layers - layer id), by the model's `layer_id(name)` and
+    `num_layers` (BEiT, ViTPose).
     """
     spared = getattr(model, "no_weight_decay", None)
     layer_of = getattr(model, "layer_id", None)
