@@ -1,4 +1,4 @@
-"""What coordinates alone cost: perfect heatmaps by our codec, UDP's and the RAF authors', and the command that tells."""
+"""What coordinates alone cost: perfect heatmaps by our codec, UDP's, the RAF authors'; and the command."""
 
 from __future__ import annotations
 
