@@ -15,6 +15,7 @@ from raf_ray.errors import InputError
 from raf_ray.evaluate import main as evaluate
 from raf_ray.models.vitpose import ViTPose, ViTPoseConfig
 from raf_ray.objectives import build_objective
+from raf_ray.request.assembly import prepare
 from raf_ray.resolution import Size
 from raf_ray.saved import load_run, predict, score_run, scorer_of_run
 from raf_ray.tasks import Task
@@ -35,6 +36,12 @@ def test_overlapping_clients_draw_anew_and_share_people():
         partition(people, 3, mode="equal", **asked)
     with pytest.raises(InputError, match="people_per_client=61, but there are 60"):
         partition(people, 3, mode="overlapping", **asked | {"people_per_client": 61})
+
+
+def test_a_person_whom_clients_share_is_scored_once_among_their_own_people():
+    prepared = prepare(tiny("data.partition=overlapping", "evaluation.train_people=100"))
+    rows, scored = prepared.data.rows, prepared.train_sample["train"].person_id
+    assert len(np.unique(rows)) < len(rows) == 36 and sorted(scored) == sorted(set(rows.tolist()))
 
 
 @pytest.mark.parametrize("name", ["multires", "mrkd"])

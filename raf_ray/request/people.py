@@ -241,7 +241,8 @@ def train_sample(config: Config, data: Owned) -> dict[str, People]:
             "tier alone, so they cannot be scored at other sizes; set it to 0, or train from the data set itself"
         )
     rng = np.random.default_rng([config.seed, TRAIN_SAMPLE])
-    return {"train": _some(data.people.take(data.rows), asked, rng)}
+    rows = data.rows[np.sort(np.unique(data.rows, return_index=True)[1])]  # once each, where clients share people
+    return {"train": _some(data.people.take(rows), asked, rng)}
 
 
 def _some(people: People, count: int | None, rng: np.random.Generator) -> People:
