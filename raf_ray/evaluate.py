@@ -33,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
                         "without it the mean over those of each size")  # fmt: skip
     parser.add_argument("--detections", metavar="FILE", help="write what was found in COCO's result form; of several "
                         "sizes FILE-SIZE.json each")  # fmt: skip
+    parser.add_argument("--oracle", action="store_true", help="beside it what perfect heatmaps would score, so that "
+                        "coordinates lost at small sizes are not taken for drift (of poses)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the scores as JSON instead of a table")
     return parser
 
@@ -43,15 +45,21 @@ def main(words: Sequence[str]) -> None:
     from rich.table import Table
 
     from raf_ray.data.pictures import size_notes
+    from raf_ray.evaluation.oracle import ceiling
     from raf_ray.experiment.place import reading_folder
     from raf_ray.files import without_nan
     from raf_ray.metrics import title_of
+    from raf_ray.request.parts import oracle_of
+    from raf_ray.resolution import parse_size
     from raf_ray.saved import files_of, load_run, score_run
     from raf_ray.terminal import make_console, warn
 
     with reading_folder(arguments.run, "RUN", files_of(arguments.client)) as folder:
         run = load_run(folder, arguments.overrides, arguments.client)
+        oracle = oracle_of(run.config) if arguments.oracle else None
         scores, people = score_run(run, keep_results=arguments.detections is not None)
+    perfect = {} if oracle is None else ceiling(oracle, people, list(map(parse_size, scores.by_resolution)),
+                                                scores.metric)  # fmt: skip
     split = scores.split
     written = [] if arguments.detections is None else write_detections(arguments.detections, scores.results)
     console = make_console(120)
@@ -70,6 +78,7 @@ def main(words: Sequence[str]) -> None:
             "people": scores.people,
             "by_resolution": scores.by_resolution,
             **({"extra": scores.extra} if scores.extra else {}),
+            **({"perfect_heatmaps": perfect} if perfect else {}),
         }
         print(json.dumps(without_nan(values)))
         return
@@ -78,6 +87,8 @@ def main(words: Sequence[str]) -> None:
     table.add_column("joint")
     for size in names:
         table.add_column(size, justify="right")
+    if perfect:
+        table.add_row("perfect heatmaps", *(f"{100 * perfect[size]:.1f}" for size in names), style="dim")
     table.add_row("all", *(f"{100 * scores.by_resolution[size]:.1f}" for size in names), end_section=True)
     for figure in scores.extra.get(names[0], {}):
         cells = (scores.extra.get(size, {}).get(figure, float("nan")) for size in names)

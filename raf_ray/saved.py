@@ -15,7 +15,6 @@ from raf_ray.config import Config
 from raf_ray.config.loading import merge, parse_override, read_yaml, validate
 from raf_ray.data.augment import NO_MARGINS
 from raf_ray.data.batches import Batches, images_at
-from raf_ray.data.codec import decode, heatmap_to_image
 from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import SKELETONS, Skeleton
@@ -26,6 +25,7 @@ from raf_ray.evaluation.scores import Scores
 from raf_ray.models import size_divisor
 from raf_ray.models.saving import load_model
 from raf_ray.request import parts
+from raf_ray.request.crops import crop_rule
 from raf_ray.request.people import load_held_out, skeleton_of, splits_of
 from raf_ray.request.plans import final_sizes, plan_clients
 from raf_ray.request.task import check_task, metrics_of, task_of
@@ -151,9 +151,9 @@ def predict(
         rows=np.zeros(count, np.int64),
         read=lambda _row: picture,
     )
-    shard = cut_shard(people, size, NO_MARGINS)
+    shard = cut_shard(people, size, NO_MARGINS, rule=crop_rule(run.config))
     batches = Batches(shard, count, None, torch.device("cpu"))
     batch = batches.collate(np.arange(count), np.random.default_rng(0))
     assert batch is not None
-    points, peaks = decode(run.model(images_at(batch, [size])[0]), run.config.evaluation.decode)
-    return shard.crop_to_picture(heatmap_to_image(points).numpy()), peaks.numpy()
+    found = task_of(run.config).answer(run.model(images_at(batch, [size])[0]), run.config.evaluation.decode).numpy()
+    return shard.crop_to_picture(found[..., :2]), found[..., 2]

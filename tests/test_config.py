@@ -44,11 +44,22 @@ def test_raf_plus_sets_objective_keys_only_and_stacks_on_the_paper():
     assert set(differences(plain, plus)) == {"objective.level_weights", "objective.resize", "objective.sampling"}
 
 
-def test_the_paper_presets_hold_the_papers_set_up():
+def test_the_paper_presets_hold_the_papers_method():
     config = load_config(["paper_mpii"], overrides=["data.root=x"])
     assert (config.model.name, config.optimizer.lr, config.optimizer.layer_decay) == ("vitpose_small", 5e-4, 0.75)
     assert (config.federation.rounds, config.optimizer.steps, config.data.people_per_client) == (210, [170, 200], 4000)
     assert (config.objective.alpha, config.objective.resize, config.evaluation.metric) == (0.5, "nearest", "pckh_0.5")
+
+
+def test_the_authors_presets_differ_from_the_papers_by_their_pipeline_alone():
+    for name in ("mpii", "coco"):
+        paper, authors = (load_config([f"{who}_{name}"], overrides=["data.root=x"]) for who in ("paper", "authors"))
+        pipeline = {"data.codec", "data.pyramid", "data.partition", "data.augment.shift", "data.augment.rotation_cut",
+                    "objective.reduction", "federation.rounds", "optimizer.lr", "optimizer.clip", "optimizer.decayed",
+                    "resources.precision"}  # fmt: skip
+        assert set(differences(paper, authors)) == pipeline | ({"data.crop"} if name == "mpii" else set())
+        assert (authors.optimizer.lr, authors.optimizer.clip, authors.federation.rounds) == (2.5e-4, 0.003, 211)
+        assert authors.data.augment.rotation_cut == 2 * authors.data.augment.rotation == (60 if name == "mpii" else 80)
 
 
 def test_a_resolved_config_gives_itself_back(tmp_path):

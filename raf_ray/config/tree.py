@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from raf_ray.config.augment import AugmentConfig
 from raf_ray.config.devices import DevicesConfig
 from raf_ray.config.evaluation import EvaluationConfig
 from raf_ray.config.methods import AggregationConfig, AlgorithmConfig, AttackConfig, TransformsConfig
@@ -41,19 +42,6 @@ class ResolutionConfig(Section):
         return value
 
 
-class AugmentConfig(Section):
-    """One augmentation a person and batch (HRNet's for MPII)."""
-
-    flip: Share = 0.5
-    """Probability of a mirror image."""
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    """Box size drawn from N(1, scale), cut to 1 +- scale."""
-    rotation: Annotated[float, Field(ge=0, le=90)] = 30.0
-    """Degrees; drawn from N(0, rotation), cut to +- rotation, for 60 % of the people."""
-    half_body: Share = 0.3
-    """Probability of showing only the upper or lower half of a person with more than 8 labelled joints."""
-
-
 class DataConfig(Section):
     """Whose people, and how they are split."""
 
@@ -79,12 +67,20 @@ class DataConfig(Section):
     """Share of the training pictures that become `val` (coco, mpii and their like; shards: as prepared)."""
     test_fraction: Annotated[float | None, Field(gt=0, lt=1)] = None
     """Share of the training pictures that become `test`, for exports without a test split; null: its own files."""
-    partition: Annotated[Literal["equal", "counts", "dirichlet_size", "dirichlet_pose"], Use.TRAINING] = "equal"
-    """How clients share the people: same number, `counts`, or non-IID by size or pose cluster (shards: as prepared)."""
+    partition: Annotated[
+        Literal["equal", "counts", "dirichlet_size", "dirichlet_pose", "overlapping"], Use.TRAINING
+    ] = "equal"
+    """Same number each, `counts`, non-IID by size or pose cluster, or each drawn anew from all (the RAF authors')."""
     counts: Annotated[list[People] | None, Use.TRAINING] = None
     """Training people of each client, in order, for `partition: counts`."""
     concentration: Annotated[float, Field(gt=0), Use.TRAINING] = 0.5
     """Dirichlet concentration; smaller is less alike."""
+    crop: Literal["fit", "stretch"] = "fit"
+    """A box of the tier's ratio around the person, or a square squeezed into the tier (the RAF authors')."""
+    codec: Literal["subpixel", "udp", "authors"] = "subpixel"
+    """Joints to heatmaps and back: exact; UDP's (w - 1) rule; the RAF authors' whole pixels (docs/reproduce.md)."""
+    pyramid: Literal["area", "resample"] = "area"
+    """Lower levels: area averages of the tier's crop, or warped anew from the original picture (the RAF authors')."""
     augment: Annotated[AugmentConfig | None, Use.TRAINING] = None
     """`true` for HRNet's augmentation, its own keys below, or `false`."""
     on_bad_image: Literal["stop", "skip"] = "stop"
@@ -159,6 +155,8 @@ class ObjectiveConfig(Section):
     """How student and teacher come to one size; `matched` is ours."""
     level_weights: Literal["equal", "area"] | list[Annotated[float, Field(ge=0)]] = "equal"
     """Weight of each level's loss, own tier first; `area` is ours."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Of the losses of the levels drawn; the RAF authors': `sum` with `convex`, later `mean` with `additive`."""
     sampling: Literal["all", "pair", "random"] = "all"
     """Levels that a batch trains: all, own + one lower, or one alone; the latter two are ours."""
     own_share: Share | None = None
@@ -226,7 +224,9 @@ class OptimizerConfig(Section):
     batch_size: Positive = 8
     """People a step."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Not applied to norms, biases and position embeddings."""
+    """Not applied to norms, biases and position embeddings; see `decayed`."""
+    decayed: Literal["weights", "authors"] = "weights"
+    """`authors`: all of two dimensions or more, but names with `pos_embed` (ViTPose's rule, the RAF authors')."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's moments."""
     momentum: Share = 0.9

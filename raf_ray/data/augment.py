@@ -27,9 +27,21 @@ class Augmentation:
     """... for this share of the people, else 0."""
     half_body: float = 0.3
     """Probability of showing only the upper or lower half of a person with more than 8 labelled joints."""
+    shift: float = 0.0
+    """The box is moved by up to this share of its sides, drawn uniformly ..."""
+    shift_share: float = 0.3
+    """... for this share of the people (MMPose's)."""
+    rotation_cut: float | None = None
+    """Degrees that the angle is cut to; None: `rotation`."""
+
+    @property
+    def most_rotation(self) -> float:
+        """Degrees."""
+        return self.rotation if self.rotation_cut is None else self.rotation_cut
 
     def margins(self, aspect: float) -> Margins:
-        return Margins.covering(self.rotation, 1 + self.scale, aspect)
+        turned = Margins.covering(self.most_rotation, 1 + self.scale, aspect)
+        return Margins(turned.width + 2 * self.shift, turned.height + 2 * self.shift)
 
 
 NO_MARGINS = Margins()
@@ -42,12 +54,14 @@ def draw_affines(
     size: Size,
     skeleton: Skeleton,
     rng: np.random.Generator,
+    squeeze: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw one augmentation a person.
 
     Args:
         joints: (B, K, 2) in pixels of the unaugmented crops.
         labelled: (B, K) bool.
+        squeeze: of the crops, `CropRule.squeeze`: people are turned before they are squeezed.
 
     Returns:
         (B, 2, 3) float64 maps from unaugmented to augmented crops, and (B,) bool: mirrored (the caller
@@ -58,11 +72,14 @@ def draw_affines(
     uniform = rng.random((people, 4))
     normal = rng.standard_normal((people, 2))
     zoom = np.clip(1 + normal[:, 0] * augmentation.scale, 1 - augmentation.scale, 1 + augmentation.scale)
-    angle = np.clip(normal[:, 1] * augmentation.rotation, -augmentation.rotation, augmentation.rotation)
+    angle = np.clip(normal[:, 1] * augmentation.rotation, -augmentation.most_rotation, augmentation.most_rotation)
     angle = np.radians(np.where(uniform[:, 0] < augmentation.rotation_share, angle, 0.0))
     flip = uniform[:, 1] < augmentation.flip
 
     centre = np.tile(middle, (people, 1))
+    if augmentation.shift:
+        moved = rng.uniform(-augmentation.shift, augmentation.shift, (people, 2)) * (size.width, size.height)
+        centre += np.where(rng.random((people, 1)) < augmentation.shift_share, moved, 0.0)
     whole = labelled.sum(1) > 8
     for i in np.flatnonzero(whole & (uniform[:, 2] < augmentation.half_body)):
         half = labelled[i] & (skeleton.upper_body if uniform[i, 3] < 0.5 else ~skeleton.upper_body)
@@ -77,8 +94,8 @@ def draw_affines(
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     mirror = np.where(flip, -1.0, 1.0)
     maps = np.empty((people, 2, 3))
-    maps[:, 0, 0], maps[:, 0, 1] = mirror * cos, -mirror * sin
-    maps[:, 1, 0], maps[:, 1, 1] = sin, cos
+    maps[:, 0, 0], maps[:, 0, 1] = mirror * cos, -mirror * sin * squeeze
+    maps[:, 1, 0], maps[:, 1, 1] = sin / squeeze, cos
     maps[:, :, 2] = middle - np.einsum("bij,bj->bi", maps[:, :, :2], centre)
     return maps, flip
 

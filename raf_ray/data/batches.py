@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from raf_ray.data.augment import Augmentation, apply, compose, draw_affines
-from raf_ray.data.codec import encode, image_to_heatmap
-from raf_ray.data.crops import PlainCrops, weights_of
+from raf_ray.data.crops import Counted, PlainCrops, weights_of
 from raf_ray.data.people import PictureError
 from raf_ray.data.shard import Shard
 from raf_ray.data.skeletons import Skeleton
+from raf_ray.data.targets import Codec, targets_of
 from raf_ray.data.warp import reduce, to_device, warp
 from raf_ray.resolution import Size
 
@@ -48,6 +48,10 @@ class Batch:
     """(B, H, W, 3) uint8 crops of the people's label maps, where the task has such"""
     skeleton: Skeleton | None = None
     """Of the joints, where it is known"""
+    inner: bool = False
+    """Sizes are related by their W - 1 steps between pixel centres (`CropRule.inner`), not by their pixels."""
+    warped: Mapping[Size, Tensor] = field(default_factory=dict)
+    """(B, h, w, 3) uint8 crops at lower sizes, where those are warped anew from the pictures"""
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -101,11 +105,18 @@ def _ratio(source: Size, target: Size, device: torch.device) -> Tensor:
     return torch.tensor([target.width / source.width, target.height / source.height], device=device)
 
 
-def heatmaps_of(batch: Batch, size: Size) -> Tensor:
+def joints_at(batch: Batch, size: Size) -> Tensor:
+    """(B, K, 2) of the batch's joints in pixels of its images of `size`."""
+    own, device = Size(*batch.crops.shape[1:3]), batch.joints.device
+    if batch.inner and size in batch.warped:
+        steps = [Size(one.height - 1, one.width - 1) for one in (own, size)]
+        return batch.joints * _ratio(steps[0], steps[1], device)
+    return (batch.joints + 0.5) * _ratio(own, size, device) - 0.5
+
+
+def heatmaps_of(batch: Batch, size: Size, codec: Codec = "subpixel") -> Tensor:
     """(B, K, h/4, w/4) float32 Gaussian targets of the batch's joints in images of `size`."""
-    own = Size(*batch.crops.shape[1:3])
-    joints = (batch.joints + 0.5) * _ratio(own, size, batch.joints.device) - 0.5
-    return encode(image_to_heatmap(joints), size.heatmap)
+    return targets_of(joints_at(batch, size), size, codec)
 
 
 def render_pyramid(
@@ -119,7 +130,8 @@ def render_pyramid(
 def images_at(batch: Batch, levels: Sequence[Size]) -> list[Tensor]:
     """(B, 3, H, W) of the batch's crops at each size, by exact area averaging."""
     pixels = normalise(batch.crops)  # once: the average of normalised pixels is the normalised average
-    return [reduce(pixels, size).permute(0, 3, 1, 2) for size in levels]
+    at_size = (normalise(batch.warped[size]) if size in batch.warped else reduce(pixels, size) for size in levels)
+    return [images.permute(0, 3, 1, 2) for images in at_size]
 
 
 @dataclass
@@ -135,11 +147,13 @@ class Batches:
     """Indices of people left out because their picture is missing or cannot be decoded."""
     maps: Shard | None = None
     """The same people's label maps, cut alike"""
+    counted: Counted = weights_of
+    """Which joints have weight 1"""
     plain: PlainCrops = field(init=False, repr=False)
     plain_maps: PlainCrops | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.plain = PlainCrops(self.shard)
+        self.plain = PlainCrops(self.shard, self.counted)
         self.plain_maps = None if self.maps is None else PlainCrops(self.maps)
 
     def __len__(self) -> int:
@@ -180,15 +194,20 @@ class Batches:
         maps = shard.to_crop(index)
         joints = apply(maps, shard.joints[index])
         labelled = shard.visibility[index] > 0
-        drawn, mirrored = draw_affines(augmentation, joints, labelled, shard.size, shard.skeleton, rng)
+        drawn, mirrored = draw_affines(
+            augmentation, joints, labelled, shard.size, shard.skeleton, rng, shard.rule.squeeze(shard.size)
+        )
         joints = apply(drawn, joints)
         order = shard.skeleton.flip_order
         joints[mirrored] = joints[mirrored][:, order]
         labelled = np.where(mirrored[:, None], labelled[:, order], labelled)
         return Moved(compose(drawn, maps), joints, labelled)
 
-    def render(self, draw: Draw) -> Batch:
-        """The batch on the device. Raises PictureError."""
+    def render(self, draw: Draw, levels: Sequence[Size] = ()) -> Batch:
+        """The batch on the device; `levels` are warped anew where the crops' rule reduces no patches.
+
+        Raises PictureError.
+        """
         shard, moved = self.shard, draw.moved
         if moved is None:
             rows = torch.from_numpy(draw.index)
@@ -199,7 +218,7 @@ class Batches:
             crops = self._moved(shard, draw.index, moved)
             maps = None if self.maps is None else self._moved(self.maps, draw.index, moved)
             joints = torch.from_numpy(moved.joints.astype(np.float32))
-            weights = torch.from_numpy(weights_of(moved.joints, moved.labelled, shard.size).astype(np.float32))
+            weights = torch.from_numpy(self.counted(moved.joints, moved.labelled, shard.size).astype(np.float32))
         return Batch(
             crops=to_device(crops, self.device),
             joints=to_device(joints, self.device),
@@ -207,7 +226,26 @@ class Batches:
             person_id=shard.person_id[draw.index],
             maps=None if maps is None else to_device(maps, self.device),
             skeleton=shard.skeleton,
+            inner=shard.rule.inner,
+            warped={} if shard.rule.reduced else self._warped(draw, levels),
         )
+
+    def _warped(self, draw: Draw, levels: Sequence[Size]) -> dict[Size, Tensor]:
+        """The people at sizes other than the shard's, from the same patches by the same maps (the RAF authors')."""
+        shard, rule = self.shard, self.shard.rule
+        maps = shard.to_crop(draw.index) if draw.moved is None else draw.moved.maps
+        patches = [shard.patch(i) for i in draw.index.tolist()]
+        found = {}
+        for size in levels:
+            if size == shard.size:
+                continue
+            ratio = np.array(rule.span(size)) / rule.span(shard.size)
+            middles = [np.array([(one.width - 1) / 2, (one.height - 1) / 2]) for one in (shard.size, size)]
+            smaller = np.zeros((len(maps), 2, 3))
+            smaller[:, 0, 0], smaller[:, 1, 1] = ratio
+            smaller[:, :, 2] = middles[1] - ratio * middles[0]
+            found[size] = to_device(warp(patches, compose(smaller, maps), size, self.device), self.device)
+        return found
 
     def _moved(self, shard: Shard, index: np.ndarray, moved: Moved) -> Tensor:
         return warp([shard.patch(i) for i in index.tolist()], moved.maps, shard.size, self.device)

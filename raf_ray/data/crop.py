@@ -39,14 +39,45 @@ class Margins:
     @classmethod
     def covering(cls, rotation: float, scale: float, aspect: float) -> Margins:
         """Margins for rotations up to `rotation` degrees and a box `scale` times as large; aspect = W / H."""
-        turn = math.radians(rotation)
-        return cls(
-            width=scale * (math.cos(turn) + math.sin(turn) / aspect),
-            height=scale * (math.cos(turn) + math.sin(turn) * aspect),
-        )
+
+        def reach(ratio: float) -> float:
+            turn = min(math.radians(rotation), math.atan(ratio))  # where it reaches farthest
+            return scale * (math.cos(turn) + math.sin(turn) * ratio)
+
+        return cls(width=reach(1 / aspect), height=reach(aspect))
 
     def cover(self, other: Margins) -> bool:
         return self.width >= other.width - 1e-6 and self.height >= other.height - 1e-6
+
+
+@dataclass(frozen=True)
+class CropRule:
+    """How a person's box becomes a crop."""
+
+    stretch: bool = False
+    """A square of the person's scale is squeezed into the size, as the RAF authors do; else a box of its ratio."""
+    inner: bool = False
+    """The box is spanned by the W - 1 steps between pixel centres (UDP, Huang et al. 2020); else by W pixels."""
+    reduced: bool = True
+    """Patches hold no finer pixels than the tier; else the picture's own, and crops are warped from those."""
+
+    def aspect(self, size: Size) -> float:
+        """Width / height of the boxes."""
+        return 1.0 if self.stretch else size.aspect
+
+    def span(self, size: Size) -> tuple[int, int]:
+        """What of a crop the box spans, in crop pixels, x and y."""
+        return size.width - self.inner, size.height - self.inner
+
+    def squeeze(self, size: Size) -> float:
+        """Crop pixels per picture pixel along x, divided by those along y."""
+        if not (self.stretch or self.inner):
+            return 1.0
+        width, height = self.span(size)
+        return width / height / self.aspect(size)
+
+
+OURS = CropRule()
 
 
 @dataclass(frozen=True)
@@ -74,16 +105,16 @@ def padded_boxes(box: np.ndarray, aspect: float) -> np.ndarray:
     return np.stack([width, width / aspect], axis=1) * PADDING
 
 
-def lay_patches(people: People, size: Size, margins: Margins) -> Geometry:
+def lay_patches(people: People, size: Size, margins: Margins, rule: CropRule = OURS) -> Geometry:
     """Place each person's patch so that its density is at most the tier's. No picture is read."""
-    box = padded_boxes(people.box, size.aspect)
-    density = size.height / box[:, 1]
-    reduce = np.minimum(density, 1.0)[:, None]
+    box = padded_boxes(people.box, rule.aspect(size))
+    density = (size.width, size.height) / box if rule.stretch else (size.height / box[:, 1])[:, None]
+    reduce = np.minimum(density, 1.0) if rule.reduced else np.ones_like(density)
     reach = 0.5 * box * (margins.width, margins.height) + 2 / reduce
     start = np.floor(np.clip(people.centre - reach, -FARTHEST, FARTHEST)).astype(np.int64)
     extent = np.ceil(np.clip(people.centre + reach, -FARTHEST, FARTHEST)).astype(np.int64) + 1 - start
     patch = np.maximum(np.floor(extent * reduce + 1e-9).astype(np.int64), 1)
-    return Geometry(start, extent, patch, box, upsampled=density > 1)
+    return Geometry(start, extent, patch, box, upsampled=np.any(density > 1, axis=1))
 
 
 def cut_patch(picture: np.ndarray, start: np.ndarray, extent: np.ndarray, patch: np.ndarray) -> np.ndarray:

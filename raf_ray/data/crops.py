@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -20,12 +21,17 @@ def weights_of(joints: np.ndarray, labelled: np.ndarray, size: Size) -> np.ndarr
     return labelled & inside
 
 
+Counted = Callable[[np.ndarray, np.ndarray, Size], np.ndarray]
+"""As `weights_of`: which joints count"""
+
+
 class PlainCrops:
     """Crops are cut when they are first asked for; the first people's, up to the shard's `cache_mb`, are kept in
     place of their patches."""
 
-    def __init__(self, shard: Shard) -> None:
+    def __init__(self, shard: Shard, counted: Counted = weights_of) -> None:
         self._shard = shard
+        self._counted = counted
         size = shard.size
         self._crop_bytes = size.height * size.width * 3
         self._kept = min(len(shard), int(shard.cache_mb * 2**20 // self._crop_bytes))
@@ -46,7 +52,7 @@ class PlainCrops:
         """Of all people (N, K, 2) float32 joints in crop pixels and (N, K) float32 weights."""
         shard = self._shard
         joints = apply(shard.to_crop(np.arange(len(shard))), shard.joints)
-        weights = weights_of(joints, shard.visibility > 0, shard.size)
+        weights = self._counted(joints, shard.visibility > 0, shard.size)
         return torch.from_numpy(joints.astype(np.float32)), torch.from_numpy(weights.astype(np.float32))
 
     def take(self, index: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from raf_ray.data.annotations.boxes import box_fault
-from raf_ray.data.crop import Margins, cut_patch, lay_patches
+from raf_ray.data.crop import OURS, CropRule, Margins, cut_patch, lay_patches
 from raf_ray.data.people import People, PictureError
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.resolution import Size
@@ -49,6 +49,7 @@ class Shard:
     """(N,) bool: the person is smaller in the picture than the tier"""
     margins: Margins
     read: ReadPatch
+    rule: CropRule = OURS
     cache_mb: float = 0.0
     """Patches are kept in memory up to this many MB, the others are cut again when asked for."""
     _cache: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
@@ -87,12 +88,12 @@ class Shard:
         return (patch + 0.5) / self.picture_scale[:, None] + self.picture_offset[:, None]
 
 
-def cut_shard(people: People, size: Size, margins: Margins, cache_mb: float = 0.0) -> Shard:
+def cut_shard(people: People, size: Size, margins: Margins, cache_mb: float = 0.0, *, rule: CropRule = OURS) -> Shard:
     """One tier's shard of `people`; pictures are read when their patch is first asked for.
 
     A box that lies outside its picture gives a black patch, one more than MOST_TIMES its picture a PictureError.
     """
-    lay = lay_patches(people, size, margins)
+    lay = lay_patches(people, size, margins, rule)
     picture_scale = lay.patch / lay.extent
     offset = lay.start - 0.5
 
@@ -113,7 +114,7 @@ def cut_shard(people: People, size: Size, margins: Margins, cache_mb: float = 0.
         joints=to_patch(people.joints, picture_scale[:, None], offset[:, None]).astype(np.float32),
         visibility=people.visibility,
         centre=to_patch(people.centre, picture_scale, offset).astype(np.float32),
-        scale=((size.width, size.height) / (lay.box * picture_scale)).astype(np.float32),
+        scale=(rule.span(size) / (lay.box * picture_scale)).astype(np.float32),
         picture_scale=picture_scale.astype(np.float32),
         picture_offset=offset.astype(np.float32),
         area=people.area,
@@ -121,5 +122,6 @@ def cut_shard(people: People, size: Size, margins: Margins, cache_mb: float = 0.
         upsampled=lay.upsampled,
         margins=margins,
         read=read,
+        rule=rule,
         cache_mb=cache_mb,
     )

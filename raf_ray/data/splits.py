@@ -13,7 +13,7 @@ import numpy as np
 from raf_ray.data.people import People
 from raf_ray.errors import InputError
 
-Partition = Literal["equal", "counts", "dirichlet_size", "dirichlet_pose"]
+Partition = Literal["equal", "counts", "dirichlet_size", "dirichlet_pose", "overlapping"]
 
 POSE_CLUSTERS = 8
 """Clusters of `dirichlet_pose`; a choice: enough to tell standing, sitting and lying poses apart."""
@@ -55,11 +55,12 @@ def partition(
     concentration: float,
     seed: int,
 ) -> list[np.ndarray]:
-    """Each client's people: `num_clients` disjoint arrays of ascending indices into `people`.
+    """Each client's people: `num_clients` arrays of ascending indices into `people`, disjoint but for `overlapping`.
 
     `equal` gives each client `people_per_client` people, or (None) an equal part of all, `counts` each its
     own number. The other two give as many as `equal` but unlike ones: `dirichlet_size` by quartile of the
-    box's height, `dirichlet_pose` by cluster of the pose (see `draw_by_cluster`). Raises InputError where
+    box's height, `dirichlet_pose` by cluster of the pose (see `draw_by_cluster`).
+    `overlapping` draws as many as `equal` for each client anew from all. Raises InputError where
     there are not enough people, or a client would get none.
     """
     sizes = _client_sizes(len(people), num_clients, mode, people_per_client, counts)
@@ -68,6 +69,8 @@ def partition(
     if mode in ("equal", "counts"):
         order = rng.permutation(by_id)[: sum(sizes)]
         return [np.sort(part) for part in np.split(order, np.cumsum(sizes)[:-1])]
+    if mode == "overlapping":
+        return [np.sort(rng.permutation(by_id)[:size]) for size in sizes]
     ordered = people.take(by_id)
     cluster = size_clusters(ordered) if mode == "dirichlet_size" else pose_clusters(ordered, seed)
     return [np.sort(by_id[drawn]) for drawn in draw_by_cluster(cluster, sizes, concentration, rng)]
@@ -97,7 +100,12 @@ def _client_sizes(
         )
     if people_per_client is None:
         return [available // num_clients + (i < available % num_clients) for i in range(num_clients)]
-    if people_per_client * num_clients > available:
+    if mode == "overlapping":
+        if people_per_client > available:
+            raise InputError(
+                f"data.people_per_client={people_per_client}, but there are {available} training people; lower it"
+            )
+    elif people_per_client * num_clients > available:
         raise InputError(
             f"data.people_per_client: {num_clients} clients x {people_per_client} = "
             f"{num_clients * people_per_client} training people are asked for, but there are {available}; "

@@ -180,10 +180,15 @@ class Scorer:
         people = self.people[split] if boxes is None else boxes
         key = (split if boxes is None else f"{split} boxes", size)
         if key not in self._batches:
-            cut = self.cut if boxes is None else cut_shard
-            shard = cut(people, size, NO_MARGINS, self.cache_mb / SHARDS)
+            if boxes is None:
+                shard = self.cut(people, size, NO_MARGINS, self.cache_mb / SHARDS)
+            else:
+                rule = self._batches_of(split, size).shard.rule
+                shard = cut_shard(people, size, NO_MARGINS, self.cache_mb / SHARDS, rule=rule)
             maps = self.task.maps(people)
-            maps_shard = None if maps is None else cut_shard(maps, size, NO_MARGINS, self.cache_mb / SHARDS)
+            maps_shard = (
+                None if maps is None else cut_shard(maps, size, NO_MARGINS, self.cache_mb / SHARDS, rule=shard.rule)
+            )
             self._batches[key] = Batches(shard, self.batch_size, None, self.device, self.on_bad_image, maps=maps_shard)
         return self._batches[key]
 

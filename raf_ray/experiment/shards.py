@@ -21,6 +21,7 @@ from raf_ray.data.prepared.people import write_people
 from raf_ray.data.prepared.shards import NamedShard, Written, write_shards
 from raf_ray.data.shard import cut_shard
 from raf_ray.errors import InputError
+from raf_ray.request.crops import check_ours
 from raf_ray.request.people import augmentation_of, load_data, picture_notes
 from raf_ray.request.plans import final_sizes, plan_clients
 from raf_ray.runs.output import check_free, writing_to
@@ -65,6 +66,7 @@ def prepare_shards(
     check_shards(output, overwrite)
     if config.data.name == "shards":
         raise InputError("data.name=shards: shards are cut from pictures; name the data set that they come from")
+    check_ours(config, "a folder of prepared shards")
     plans = plan_clients(config)
     # Upsampled people are stored in any case: whether to train on them is the run's choice.
     everyone = config.model_copy(update={"data": config.data.model_copy(update={"upsampled": "keep"})})

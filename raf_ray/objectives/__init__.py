@@ -28,11 +28,11 @@ class Objective(Protocol):
 
 
 def build_objective(name: str, switches: Switches) -> Objective:
-    """A built-in objective; `switches` are those of `mrkd`, which the others do without."""
+    """A built-in objective; `switches` are those of `mrkd`; the others take `reduction` at most."""
     if name == "heatmap":
         return heatmap
     if name == "multires":
-        return multires
+        return partial(multires, reduction=switches.get("reduction", "mean"))
     if name == "mrkd":
         return partial(mrkd, **switches)
     raise ValueError(f"no built-in objective is called '{name}'")

@@ -32,6 +32,7 @@ class Switches(TypedDict, total=False):
     temperature: float
     resize: Resize
     sigma: float
+    reduction: Literal["mean", "sum"]
 
 
 def mrkd(
@@ -48,6 +49,7 @@ def mrkd(
     temperature: float = 1.0,
     resize: Resize = "nearest",
     sigma: float = 2.0,
+    reduction: Literal["mean", "sum"] = "mean",
 ) -> Loss:
     """RAF's loss: per level ``alpha * loss_gt + (1 - alpha) * loss_kd``, averaged over the levels drawn.
 
@@ -65,6 +67,7 @@ def mrkd(
         resize: `nearest` or `bilinear` bring the student to the teacher's size (nearest: paper); `matched`
             (ours, not the paper's) compares at the student's size, see `matched_teacher`.
         sigma: of the targets, in heatmap pixels; only `matched` uses it.
+        reduction: over the levels drawn (the authors' code at the time of the paper: sum).
     """
 
     switches = Switches(loss=loss, temperature=temperature, resize=resize, sigma=sigma)
@@ -76,15 +79,20 @@ def mrkd(
         return distilled(heatmaps[level], teachers_of(teacher, heatmaps[:level]), weights, switches)
 
     return over_levels(
-        len(heatmaps), ground_truth, taught, level_weights, alpha=alpha, weighting=weighting, kd_weight=kd_weight
-    )
+        len(heatmaps), ground_truth, taught, level_weights,
+        alpha=alpha, weighting=weighting, kd_weight=kd_weight, reduction=reduction,
+    )  # fmt: skip
 
 
 def multires(
-    heatmaps: Sequence[Tensor], targets: Sequence[Tensor], weights: Tensor, level_weights: Sequence[float]
+    heatmaps: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    weights: Tensor,
+    level_weights: Sequence[float],
+    reduction: Literal["mean", "sum"] = "mean",
 ) -> Loss:
     """Multi-resolution training without distillation (MRKD with alpha 1): the control for MRKD."""
-    return mrkd(heatmaps, targets, weights, level_weights, alpha=1.0)
+    return mrkd(heatmaps, targets, weights, level_weights, alpha=1.0, reduction=reduction)
 
 
 def distilled(student: Tensor, teachers: Sequence[Tensor], weights: Tensor, switches: Switches) -> Tensor:

@@ -27,11 +27,12 @@ def over_levels(
     alpha: float,
     weighting: Literal["convex", "additive"],
     kd_weight: float,
+    reduction: Literal["mean", "sum"] = "mean",
 ) -> Loss:
-    """Per level ``alpha * ground_truth + (1 - alpha) * distilled``, averaged over `count` levels, highest first.
+    """Per level ``alpha * ground_truth + (1 - alpha) * distilled``, over `count` levels, highest first.
 
-    The highest has only its ground truth, at weight 1. `additive`: ``ground_truth + kd_weight * distilled``. Nothing
-    is distilled with `convex` and alpha 1.
+    They are averaged, or summed. The highest has only its ground truth, at weight 1. `additive`: ``ground_truth +
+    kd_weight * distilled``. Nothing is distilled with `convex` and alpha 1.
     """
     distils = weighting == "additive" or alpha < 1
     total: Tensor | None = None
@@ -49,4 +50,4 @@ def over_levels(
         weighted = level_weights[level] * level_loss
         total = weighted if total is None else total + weighted
     assert total is not None, "a batch draws at least one level"
-    return Loss(total / count, gt_terms, kd_terms)
+    return Loss(total / count if reduction == "mean" else total, gt_terms, kd_terms)

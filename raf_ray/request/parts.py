@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,8 @@ from raf_ray.data.codec import SIGMA
 from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import Skeleton
+from raf_ray.errors import InputError
+from raf_ray.evaluation.oracle import Oracle
 from raf_ray.evaluation.scorer import CutShard
 from raf_ray.evaluation.spec import ScorerSpec
 from raf_ray.models import ModelSpec
@@ -24,11 +27,13 @@ from raf_ray.models.efficientnet_lite0 import is_installed
 from raf_ray.paths import given_path
 from raf_ray.plugins import is_import_path, make_own
 from raf_ray.request.boxes import detections_of
+from raf_ray.request.crops import crop_rule
 from raf_ray.request.method import algorithm_of
 from raf_ray.request.needs import wants_gpu
 from raf_ray.request.people import augmentation_of
 from raf_ray.request.plans import plan_clients, upsampled_sizes
 from raf_ray.request.task import metrics_of, switches_of, task_of
+from raf_ray.tasks.pose import Pose
 from raf_ray.training.client import LocalTraining
 from raf_ray.training.optimizer import OptimizerSpec
 from raf_ray.training.spec import ClientSpec, DeviceSpec, LossSpec
@@ -111,6 +116,7 @@ def client_spec(config: Config, skeleton: Skeleton, bad: frozenset[int] = frozen
         device=device_spec(config),
         batch_size=config.optimizer.batch_size,
         augmentation=augmentation_of(config),
+        rule=crop_rule(config),
         on_bad_image=config.data.on_bad_image,
         cache_mb=config.data.cache_mb,
         traced=(profile.client, profile.round - 1) if profile is not None else None,
@@ -125,7 +131,8 @@ def training_of(config: Config) -> LocalTraining:
     return LocalTraining(config.seed, config.federation.rounds, config.federation.local_epochs, spec)
 
 
-def scorer_spec(config: Config, held_out: dict[str, People], cut: CutShard = cut_shard) -> ScorerSpec:
+def scorer_spec(config: Config, held_out: dict[str, People], cut: CutShard | None = None) -> ScorerSpec:
+    """`cut`: how its crops are had; None: from the pictures, by the config's rule."""
     evaluation, task = config.evaluation, task_of(config)
     return ScorerSpec(
         task=task,
@@ -138,12 +145,22 @@ def scorer_spec(config: Config, held_out: dict[str, People], cut: CutShard = cut
         device=device_spec(config),
         on_bad_image=config.data.on_bad_image,
         cache_mb=config.data.cache_mb,
-        cut=cut,
+        cut=cut or partial(cut_shard, rule=crop_rule(config)),
         is_private=algorithm_of(config).is_private,
         upsample=evaluation.upsample,
         upsampled=upsampled_sizes(config, plan_clients(config)),
         detected=detections_of(config, held_out),
     )
+
+
+def oracle_of(config: Config) -> Oracle:
+    """What perfect heatmaps are scored by. Raises InputError where the task has none."""
+    evaluation, task = config.evaluation, task_of(config)
+    if not isinstance(task, Pose):
+        raise InputError(f"task.name={config.task.name}: only poses have perfect heatmaps; set it to pose")
+    cut = partial(cut_shard, rule=crop_rule(config))
+    upsampled = upsampled_sizes(config, plan_clients(config))
+    return Oracle(task, evaluation.decode, evaluation.flip_test, evaluation.batch_size, cut, upsampled)
 
 
 def transforms_of(config: Config) -> tuple[Transform, ...]:

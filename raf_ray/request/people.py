@@ -27,6 +27,7 @@ from raf_ray.data.splits import partition, split_by_picture
 from raf_ray.errors import InputError
 from raf_ray.paths import existing_folder
 from raf_ray.plugins import is_import_path, load_object
+from raf_ray.request.crops import check_ours, crop_rule
 from raf_ray.request.overlap import compare_shards, judge_overlap, note_twins
 from raf_ray.request.plans import final_sizes
 from raf_ray.storage import Storage, is_uri, open_storage
@@ -45,7 +46,10 @@ def augmentation_of(config: Config) -> Augmentation | None:
     asked = config.data.augment
     if asked is None:
         return None
-    return Augmentation(flip=asked.flip, scale=asked.scale, rotation=asked.rotation, half_body=asked.half_body)
+    return Augmentation(
+        flip=asked.flip, scale=asked.scale, rotation=asked.rotation, half_body=asked.half_body, shift=asked.shift,
+        rotation_cut=asked.rotation_cut,
+    )  # fmt: skip
 
 
 Split = Literal["val", "test"]
@@ -89,10 +93,10 @@ def _share_out(
     """The clients' rows as one column, without people that are too small where the config skips them."""
     rows, counts = np.concatenate(parts), np.array([len(part) for part in parts])
     owner = np.repeat(np.arange(len(plans)), counts)
-    upsampled = np.zeros(len(rows), bool)
+    upsampled, rule = np.zeros(len(rows), bool), crop_rule(config)
     for number, tier in enumerate(plans.tiers):
         own = plans.tier[owner] == number
-        upsampled[own] = lay_patches(people.take(rows[own]), tier.size, NO_MARGINS).upsampled
+        upsampled[own] = lay_patches(people.take(rows[own]), tier.size, NO_MARGINS, rule).upsampled
     share = np.bincount(owner, upsampled, len(plans)) / counts
     if config.data.upsampled == "skip":
         rows, owner = rows[~upsampled], owner[~upsampled]
@@ -134,6 +138,7 @@ def load_shards(config: Config, plans: Plans) -> OwnedShards:
 
 def _open_shards(config: Config) -> tuple[Path | Storage, Index]:
     """The folder of prepared shards and its index, checked against the configured joints."""
+    check_ours(config, "a folder of prepared shards")
     given = config.data.root or ""
     root = open_storage(given, "data.root") if is_uri(given) else existing_folder(given, "data.root").absolute()
     index = read_index(root)
@@ -272,7 +277,8 @@ def train_sample(config: Config, data: Owned) -> dict[str, People]:
             "tier alone, so they cannot be scored at other sizes; set it to 0, or train from the data set itself"
         )
     rng = np.random.default_rng([config.seed, TRAIN_SAMPLE])
-    return {"train": _some(data.people.take(data.rows), asked, rng)}
+    rows = data.rows[np.sort(np.unique(data.rows, return_index=True)[1])]  # once each, where clients share people
+    return {"train": _some(data.people.take(rows), asked, rng)}
 
 
 def _some(people: People, count: int | None, rng: np.random.Generator) -> People:

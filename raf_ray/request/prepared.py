@@ -9,7 +9,6 @@ import numpy as np
 
 from raf_ray.config.tree import Config
 from raf_ray.data.people import People
-from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.devices.profiles import Fleet
 from raf_ray.evaluation.scorer import CutShard
@@ -31,8 +30,8 @@ class Prepared:
     layout: Layout
     initial: np.ndarray
     """(num_bytes,) uint8 initial global state"""
-    cut: CutShard = cut_shard
-    """How the scorer gets its crops."""
+    cut: CutShard | None = None
+    """How the scorer gets its crops; None: from the pictures"""
     notes: tuple[str, ...] = ()
     """Sentences for the user: what a checkpoint did not fill ..."""
     macs: np.ndarray | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from raf_ray import tasks
 from raf_ray.config.evaluation import EvaluationConfig
 from raf_ray.config.tree import Config, ObjectiveConfig
@@ -11,6 +13,7 @@ from raf_ray.objectives import Switches
 from raf_ray.plugins import is_import_path, make_own
 from raf_ray.tasks import Task
 from raf_ray.tasks.interface import ANY_TASK
+from raf_ray.tasks.pose import Pose
 
 OF_POSES = ("metric", "val_metric", "decode")
 """Keys of `evaluation.*` that belong to poses."""
@@ -18,14 +21,20 @@ OF_POSES = ("metric", "val_metric", "decode")
 
 def task_of(config: Config) -> Task:
     """The task. Raises InputError where it is one's own and is none."""
-    name = config.task.name
-    if not is_import_path(name):
-        return tasks.built_in(name)
-    return make_own(name, "task.name", Task)  # type: ignore[type-abstract]
+    name, codec = config.task.name, config.data.codec
+    own = is_import_path(name)
+    task = make_own(name, "task.name", Task) if own else tasks.built_in(name)  # type: ignore[type-abstract]
+    return replace(task, codec=codec) if isinstance(task, Pose) else task
 
 
 def check_task(config: Config, task: Task) -> None:
     """Raise InputError where keys are set that mean nothing to the task."""
+    if config.data.codec != "subpixel" and not isinstance(task, Pose):
+        raise InputError(f"data.codec={config.data.codec} is of heatmaps, which task.name={config.task.name} has not; "
+                         "leave it out")  # fmt: skip
+    if config.data.codec != "subpixel" and config.objective.name == "mrkd" and config.objective.resize == "matched":
+        raise InputError("objective.resize=matched brings teachers to the Gaussians of data.codec=subpixel, not of "
+                         f"{config.data.codec}; set one of them to its default")  # fmt: skip
     if why := unfit_objective(config.task.name, task, config.objective):
         raise InputError(why)
     if task.metric is None:
@@ -69,6 +78,7 @@ def switches_of(objective: ObjectiveConfig) -> Switches:
         loss=objective.loss,
         temperature=objective.temperature,
         resize=objective.resize,
+        reduction=objective.reduction,
     )
 
 

@@ -21,6 +21,7 @@ from raf_ray.files import Json, write_text
 from raf_ray.models import size_divisor
 from raf_ray.report.search import TrialRow
 from raf_ray.request import assembly, parts
+from raf_ray.request.crops import check_ours
 from raf_ray.request.people import picture_notes
 from raf_ray.request.plans import final_sizes, plan_clients, trainers
 from raf_ray.request.task import check_can_be_stored, task_of
@@ -65,6 +66,7 @@ def prepare_search(search: Search, output: Path, *, resume: bool, overwrite: boo
     ledger = _check_output(search, output, resume, overwrite)
     check_tracking(search.tracking, output)
     prepared = assembly.prepare(search.final_config(search.drawn[0]), check_pictures=False)
+    check_ours(prepared.config, "a search")
     check_can_be_stored(prepared.config, task_of(prepared.config), prepared.held_out["val"])
     notes = picture_notes([prepared.data], [prepared.held_out])
     model = parts.model_spec(prepared.config, len(prepared.outputs)).build()

@@ -24,6 +24,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from raf_ray.data.batches import Batch
+from raf_ray.data.crops import weights_of
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard
 from raf_ray.data.skeletons import Skeleton
@@ -36,7 +37,7 @@ from raf_ray.resolution import Size
 Decode = Literal["argmax", "dark"]
 """Of heatmaps"""
 
-ANY_TASK: frozenset[str] = frozenset({"alpha", "teacher", "weighting", "kd_weight"})
+ANY_TASK: frozenset[str] = frozenset({"alpha", "teacher", "weighting", "kd_weight", "reduction"})
 """Of RAF's switches, those that say how losses are combined, whatever they are."""
 
 
@@ -85,6 +86,10 @@ class Task(ABC):
         their source has none.
         """
         return None
+
+    def counted(self, joints: np.ndarray, labelled: np.ndarray, size: Size) -> np.ndarray:
+        """(B, K) bool: which joints (B, K, 2), in pixels of crops of `size`, have weight 1 in a batch."""
+        return weights_of(joints, labelled, size)
 
     @abstractmethod
     def targets(self, batch: Batch, size: Size) -> Tensor:
@@ -159,4 +164,5 @@ class _Pyramid:
             alpha=1.0 if self._name != "mrkd" else switches.get("alpha", 0.5),
             weighting="convex" if self._name != "mrkd" else switches.get("weighting", "convex"),
             kd_weight=switches.get("kd_weight", 1.0),
+            reduction=switches.get("reduction", "mean"),
         )  # fmt: skip

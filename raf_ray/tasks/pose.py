@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from raf_ray.data.batches import Batch, heatmaps_of
-from raf_ray.data.codec import decode, flip_back, heatmap_to_image
+from raf_ray.data.codec import decode, flip_back
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard
 from raf_ray.data.skeletons import Skeleton
+from raf_ray.data.targets import Codec, counted, to_image
 from raf_ray.errors import InputError
 from raf_ray.metrics import Labels, Score, built_in
 from raf_ray.metrics.interface import Regions
@@ -30,6 +31,9 @@ NAMES = ("pose",)
 class Pose(Task):
     """A heatmap a joint."""
 
+    codec: Codec = "subpixel"
+    """How joints become heatmaps, and come back"""
+
     answer_rank: ClassVar[int] = 3
     switches: ClassVar[frozenset[str]] = frozenset({"loss", "temperature", "resize"})
     draws_joints: ClassVar[bool] = True
@@ -43,8 +47,11 @@ class Pose(Task):
     def needs(self, metric: str) -> str:
         return built_in()[metric].needs
 
+    def counted(self, joints: np.ndarray, labelled: np.ndarray, size: Size) -> np.ndarray:
+        return counted(joints, labelled, size, self.codec)
+
     def targets(self, batch: Batch, size: Size) -> Tensor:
-        return heatmaps_of(batch, size)
+        return heatmaps_of(batch, size, self.codec)
 
     def loss(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         return weighted_mse(outputs, targets, weights)
@@ -61,7 +68,7 @@ class Pose(Task):
     def answer(self, outputs: Tensor, decode_by: Decode) -> Tensor:
         """(B, K, 3) float32: x, y in pixels of the images, and the heatmap's peak."""
         points, peaks = decode(outputs, decode_by)
-        return torch.cat([heatmap_to_image(points), peaks.unsqueeze(-1)], dim=-1)
+        return torch.cat([to_image(points, Size(*outputs.shape[-2:]), self.codec), peaks.unsqueeze(-1)], dim=-1)
 
     def judged(self, answer: Tensor, batch: Batch, seen: Size, size: Size) -> np.ndarray:
         """(B, K, 3): the answer in pixels of the test size."""

@@ -30,6 +30,8 @@ class OptimizerSpec:
     steps: tuple[int, ...]
     """Rounds after which `steps` multiplies the rate by 0.1."""
     reset_each_round: bool
+    decayed: Literal["weights", "authors"] = "weights"
+    """What weight decay is applied to; see `parameter_groups`"""
 
 
 def learning_rate(round_index: int, rounds: int, spec: OptimizerSpec) -> float:
@@ -41,12 +43,16 @@ def learning_rate(round_index: int, rounds: int, spec: OptimizerSpec) -> float:
     return spec.lr
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float, decayed: Literal["weights", "authors"] = "weights"
+) -> list[dict[str, Any]]:
     """Groups of equal weight decay and learning-rate factor (key `factor`).
 
     Norms, biases and other one-dimensional parameters are not decayed; nor is what the model's own
-    `no_weight_decay(name, parameter)` names. With `layer_decay` below 1 the factor of a parameter is
-    layer_decay ^ (num_layers - layer id), by the model's `layer_id(name)` and `num_layers` (BEiT, ViTPose).
+    `no_weight_decay(name, parameter)` names. `authors` goes by dimensions and names alone, as ViTPose's code: what is
+    called a bias or `pos_embed` is not decayed, local position embeddings and tokens are. With `layer_decay` below 1
+    the factor of a parameter is layer_decay ^ (num_layers - layer id), by the model's `layer_id(name)` and
+    `num_layers` (BEiT, ViTPose).
     """
     spared = getattr(model, "no_weight_decay", None)
     layer_of = getattr(model, "layer_id", None)
@@ -54,7 +60,10 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) 
         raise ValueError("optimizer.layer_decay: this model names no layers; set it to 1")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        plain = parameter.ndim <= 1 or (spared is not None and spared(name, parameter))
+        if decayed == "authors":
+            plain = parameter.ndim <= 1 or name.endswith(".bias") or "pos_embed" in name
+        else:
+            plain = parameter.ndim <= 1 or (spared is not None and spared(name, parameter))
         factor = layer_decay ** (model.num_layers - layer_of(name)) if layer_decay < 1 else 1.0  # type: ignore
         groups.setdefault((0.0 if plain else weight_decay, factor), []).append(parameter)
     return [
@@ -118,7 +127,7 @@ class LocalOptimizer:
 
 
 def build_optimizer(model: nn.Module, spec: OptimizerSpec) -> LocalOptimizer:
-    return LocalOptimizer(parameter_groups(model, spec.weight_decay, spec.layer_decay), spec)
+    return LocalOptimizer(parameter_groups(model, spec.weight_decay, spec.layer_decay, spec.decayed), spec)
 
 
 def set_learning_rate(optimizer: LocalOptimizer, lr: float) -> None:

@@ -60,7 +60,7 @@ class PyramidTask:
             yield partial(self._make, draw, levels)
 
     def _make(self, draw: Draw, levels: tuple[int, ...]) -> Batch:
-        return replace(self.batches.render(draw), levels=levels)
+        return replace(self.batches.render(draw, [self.levels[i] for i in levels]), levels=levels)
 
     def step(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Step:
         levels = render_pyramid(batch, [self.levels[i] for i in batch.levels], self.kind.targets)
@@ -80,7 +80,8 @@ class PyramidTask:
         return Step(loss.total, len(batch), terms, pixels, levels[0].images)
 
     def fault(self, rng: np.random.Generator) -> str | None:
-        for batch in self.epoch(rng):
+        for draw in self.batches.draws(rng):
+            batch = self.batches.render(draw, self.levels)
             for level in render_pyramid(batch, self.levels, self.kind.targets):
                 for what in ("images", "targets"):
                     rows = ~torch.isfinite(getattr(level, what)).reshape(len(batch), -1).all(dim=1)

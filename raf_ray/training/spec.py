@@ -13,7 +13,7 @@ from raf_ray.algorithms.interface import Algorithm
 from raf_ray.attacks.interface import Attack
 from raf_ray.data.augment import NO_MARGINS, Augmentation
 from raf_ray.data.batches import Batch, Batches
-from raf_ray.data.crop import Margins
+from raf_ray.data.crop import OURS, CropRule, Margins
 from raf_ray.data.encoded import OnBadImage
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard, cut_shard
@@ -86,6 +86,8 @@ class ClientSpec:
     cache_mb: float
     traced: tuple[str, int] | None
     """Client and its round, from 0, that the profiler watches"""
+    rule: CropRule = OURS
+    """How people are cut from their pictures"""
     attack: Attack | None = None
     bad: frozenset[int] = frozenset()
     """Numbers of the clients that attack"""
@@ -122,7 +124,9 @@ class ClientSpec:
         )
 
     def _cut(self, people: People, plan: ClientPlan) -> Shard:
-        return cut_shard(people, plan.size, margins_of(self.augmentation, plan.size), self.cache_mb)
+        return cut_shard(
+            people, plan.size, margins_of(self.augmentation, plan.size, self.rule), self.cache_mb, rule=self.rule
+        )
 
     def _attack_of(self, plan: ClientPlan) -> Attack | None:
         return self.attack if plan.number in self.bad else None
@@ -139,7 +143,15 @@ class ClientSpec:
         if (attack := self._attack_of(plan)) is not None:
             shard = mislabelled(shard, attack, self.training.seed, plan.number)
         return PyramidTask(
-            Batches(shard, self.batch_size, self.augmentation, device, self.on_bad_image, maps=maps),
+            Batches(
+                shard,
+                self.batch_size,
+                self.augmentation,
+                device,
+                self.on_bad_image,
+                maps=maps,
+                counted=self.kind.counted,
+            ),
             levels=plan.levels,
             level_weights=plan.level_weights,
             sampling=self.sampling,
@@ -171,6 +183,6 @@ def compile_model(model: nn.Module, device: torch.device) -> None:
     model.compile(dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
 
 
-def margins_of(augmentation: Augmentation | None, size: Size) -> Margins:
+def margins_of(augmentation: Augmentation | None, size: Size, rule: CropRule = OURS) -> Margins:
     """What patches of a tier hold around a person, for the augmentation."""
-    return NO_MARGINS if augmentation is None else augmentation.margins(size.aspect)
+    return NO_MARGINS if augmentation is None else augmentation.margins(rule.aspect(size))
