@@ -107,6 +107,7 @@ def told_of(run: SavedRun, client: str | None) -> dict[str, Any]:
     """What the files say of the run: its task, the names of its outputs, and limbs to draw."""
     from importlib.metadata import version
 
+    from raf_ray.request.plans import plan_clients, trained_sizes
     from raf_ray.request.task import task_of
     from raf_ray.saved import skeleton_of_run
 
@@ -116,6 +117,7 @@ def told_of(run: SavedRun, client: str | None) -> dict[str, Any]:
         "task": run.config.task.name,
         "model": run.config.model.name,
         "client": client,
+        "trained_sizes": [[size.height, size.width] for size in trained_sizes(plan_clients(run.config))],
         "names": list(run.joints),
         "limbs": [list(limb) for limb in limbs],
     }

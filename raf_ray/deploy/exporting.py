@@ -62,8 +62,7 @@ def export_model(
             made = Path(folder, name)
             _write(files, graph, made, describe(graph, outgoing, metadata))
             apart = _checked(files, made, graph, outgoing, sizes)
-            told = str(graph.size) if graph.size else f"any, sides that {graph.divisor} divides"
-            done.append(Exported(stem.with_name(name), told, made.stat().st_size, apart))
+            done.append(Exported(stem.with_name(name), graph.told, made.stat().st_size, apart))
 
         for size in sizes:
             make(_fixed(outgoing, size))

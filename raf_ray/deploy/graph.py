@@ -21,6 +21,9 @@ from raf_ray.tasks.interface import Decode
 STRIDES = (16, 32, 64)
 """Of a net's deepest features: multiples of the model's divisor that are tried where the divisor itself will not do."""
 
+LEAST = 2
+"""Times the divisor that a side of any size has at the least: one row of features is a case of its own to torch."""
+
 
 class Outgoing(nn.Module):
     """A model, alone or between the normalisation and the task's answer.
@@ -67,13 +70,18 @@ class Graph:
     input_name: str
     output_names: tuple[str, ...]
     size: Size | None
-    """Height and width that it takes; None: any that `divisor` divides"""
+    """Height and width that it takes; None: any that `divisor` divides, from LEAST times it"""
     divisor: int
 
     def takes(self, size: Size) -> bool:
         if self.size is not None:
             return size == self.size
-        return size.height % self.divisor == 0 and size.width % self.divisor == 0
+        return all(side % self.divisor == 0 and side >= LEAST * self.divisor for side in (size.height, size.width))
+
+    @property
+    def told(self) -> str:
+        """The sizes that it takes, for people."""
+        return str(self.size or f"any: sides from {LEAST * self.divisor} that {self.divisor} divides")
 
 
 def fixed_graph(outgoing: Outgoing, size: Size) -> Graph:
@@ -92,7 +100,10 @@ def any_size_graphs(outgoing: Outgoing) -> Iterator[Graph | str]:
     rows, columns = (2, 3) if outgoing.decode is None else (1, 2)
     for divisor in dict.fromkeys([own, *(stride for stride in STRIDES if stride % own == 0)]):
         most = LARGEST_SIDE // divisor
-        sides = {rows: divisor * Dim("rows", min=1, max=most), columns: divisor * Dim("columns", min=1, max=most)}
+        sides = {
+            rows: divisor * Dim("rows", min=LEAST, max=most),
+            columns: divisor * Dim("columns", min=LEAST, max=most),
+        }
         example = outgoing.example(Size(8 * divisor, 6 * divisor))
         try:
             program = _traced(outgoing, example, {0: Dim("batch", min=1), **sides})
@@ -114,6 +125,7 @@ def describe(graph: Graph, outgoing: Outgoing, told: Mapping[str, Any]) -> dict[
             "colour": "RGB",
             "size": None if graph.size is None else [graph.size.height, graph.size.width],
             "divisor": graph.divisor,
+            "least": LEAST * graph.divisor,
             "mean": None if decodes else list(MEAN),
             "std": None if decodes else list(STD),
         },

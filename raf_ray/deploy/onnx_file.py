@@ -83,7 +83,8 @@ def _name_sides(model: Any, graph: Graph) -> None:
     names = {dim.dim_param: side for dim, side in zip(given, sides, strict=True) if dim.dim_param}
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
-            dim.dim_param = names.get(dim.dim_param, dim.dim_param) if dim.dim_param else dim.dim_param
+            if dim.dim_param:  # to write one clears a number
+                dim.dim_param = names.get(dim.dim_param, dim.dim_param)
 
 
 def _plain(program: ExportedProgram) -> ExportedProgram:
