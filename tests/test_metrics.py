@@ -295,3 +295,28 @@ def test_a_missing_reference_leaves_the_drift_unknown() -> None:
 def test_drift_needs_a_tier() -> None:
     with pytest.raises(ValueError, match="at least one"):
         drift_spread({})
+
+
+# --- alone --------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_docs_prints_what_it_says():
+    """In a process that has numpy alone: neither torch nor Ray is needed."""
+    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    script = "import sys; sys.modules['torch'] = sys.modules['ray'] = sys.modules['cv2'] = None\n" + code
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    pck_line, pckh_line, ap_line = ran.stdout.splitlines()
+    assert float(pck_line) == pytest.approx(2 / 3)
+    assert pckh_line == "0.5 (1.0, 1.0, 0.0)" and ap_line == "0.0 0.0"
+    terms = [math.exp(-(d**2) / (2 * 400 * 0.2**2)) for d in (5, 0, 12)]
+    assert sum(terms) / 3 == pytest.approx(0.49, abs=0.005)
+
+
+def test_a_length_of_nobody_and_shapes_that_do_not_fit():
+    from raf_ray import metrics
+
+    truth, labelled = np.zeros((2, 3, 2)), np.ones((2, 3), bool)
+    assert math.isnan(metrics.pckh(truth, truth, labelled, np.full(2, np.nan), ["a", "b", "c"]).value)
+    with pytest.raises(ValueError, match="must be"):
+        metrics.pck(truth, truth[:1], labelled, np.ones(2), 0.5)

@@ -192,3 +192,116 @@ def test_pictures_of_odd_shapes_are_drawn(saved_run, here, shape):
     draw("a.png", np.full((*shape, 3), 120, np.uint8))
     assert run_command(predict.main, [saved_run, "a.png", "--output", "drawn"]) == 0
     assert max(Image.open("drawn/a.joints.png").size) <= 16_384
+
+
+# --- folders, videos and COCO's forms -----------------------------------------------------------------------
+
+
+def coco_annotations() -> dict:
+    return {
+        "images": [{"id": 70, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}],
+        "annotations": [{"image_id": 70, "bbox": [0, 0, 30, 40]}, {"image_id": 70, "bbox": [20, 30, 30, 40]},
+                        {"image_id": 70, "bbox": [0, 0, 60, 80], "iscrowd": 1}],
+    }  # fmt: skip
+
+
+def test_a_folder_stands_for_its_pictures(saved_run, here, capsys):
+    draw("in/b.png"), draw("in/a.jpg")
+    Path("in/notes.txt").write_text("no picture")
+    Path("empty").mkdir()
+    refused(capsys, [saved_run, "empty"], "a folder without a picture or video in it")
+    assert run_command(predict.main, [saved_run, "in", "--output", "drawn"]) == 0
+    assert written(here / "drawn") == ["a.joints.json", "a.joints.png", "b.joints.json", "b.joints.png"]
+
+
+def test_boxes_of_coco_annotations_and_the_people_as_coco_results(saved_run, here):
+    draw("in/a.jpg"), draw("in/b.jpg")
+    words = [saved_run, "in", *boxes(coco_annotations()), "--output", "drawn", "--coco", "found.json"]
+    assert run_command(predict.main, words) == 0
+    found = json.loads(Path("found.json").read_text())
+    assert [(one["image_id"], one["file_name"], one["bbox"]) for one in found] == [
+        (70, "a.jpg", [0, 0, 30, 40]), (70, "a.jpg", [20, 30, 30, 40])
+    ]  # fmt: skip
+    by_name = joints_of("drawn/a.joints.json")
+    for one, person in zip(found, by_name, strict=True):
+        triples = np.array(one["keypoints"]).reshape(-1, 3)
+        assert triples.tolist() == list(person.values())
+        assert one["score"] == pytest.approx(triples[:, 2].mean(), abs=1e-6)
+    assert joints_of("drawn/b.joints.json") == []
+
+
+def test_cocos_own_evaluator_takes_them(saved_run, here):
+    from pycocotools.coco import COCO
+
+    draw("a.jpg")
+    words = [saved_run, "a.jpg", *boxes(coco_annotations()), "--output", "drawn", "--coco", "found.json"]
+    assert run_command(predict.main, words) == 0
+    truth = COCO()
+    truth.dataset = {**coco_annotations(), "categories": [{"id": 1, "name": "person"}]}
+    for place, entry in enumerate(truth.dataset["annotations"], 1):
+        entry.update(id=place, category_id=1, iscrowd=0, area=1.0, keypoints=[0] * 48, num_keypoints=0)
+    truth.createIndex()
+    assert len(truth.loadRes("found.json").anns) == 2
+
+
+def test_boxes_of_coco_results_go_by_the_pictures_number_and_their_score(saved_run, here):
+    draw("000000000042.jpg")
+    results = [{"image_id": 42, "bbox": [0, 0, 30, 40], "score": score} for score in (0.9, 0.5, 0.1)]
+    words = [saved_run, "000000000042.jpg", *boxes(results), "--least-score", "0.5", "--coco", "found.json"]
+    assert run_command(predict.main, [*words, "--output", "drawn"]) == 0
+    assert [one["image_id"] for one in json.loads(Path("found.json").read_text())] == [42, 42]
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [({"images": [], "annotations": [{"image_id": 1, "bbox": [0, 0, 3, 4]}]}, "of image 1, which 'images' does not"),
+     ({"images": [{"id": 1}], "annotations": []}, "no 'file_name'"), ({"images": 3, "annotations": []}, "a list"),
+     ([{"image_id": 1, "bbox": [0, 0, 3, 4]}], "no 'score'"), ([{"bbox": [0, 0, 3, 4]}], "no 'image_id'"),
+     ([{"image_id": 5, "bbox": [0, 0, 3, 4], "score": 1}], "no entry for any of the pictures, such as 'a.jpg'")],
+)  # fmt: skip
+def test_coco_boxes_that_are_none_are_refused(saved_run, here, capsys, values, says):
+    draw("a.jpg")
+    refused(capsys, [saved_run, "a.jpg", *boxes(values)], says)
+
+
+def film(path: str, frames: int) -> list[np.ndarray]:
+    pictures = [np.roll(NOISE, 4 * frame, axis=1) for frame in range(frames)]
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 10, (60, 80))
+    for picture in pictures:
+        writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return pictures
+
+
+def test_a_video_is_drawn_and_each_frames_joints_are_what_a_picture_of_it_gives(saved_run, here, capsys):
+    film("clip.avi", 3)
+    capture = cv2.VideoCapture("clip.avi")
+    for frame in range(3):
+        cv2.imwrite(f"{frame}.png", capture.read()[1])
+    words = [saved_run, "clip.avi", "0.png", "1.png", "2.png", "--output", "drawn", "--coco", "found.json"]
+    assert run_command(predict.main, words) == 0
+    assert "clip.avi: 3 frames -> drawn/clip.joints.mp4" in capsys.readouterr().out
+    in_video = json.loads(Path("drawn/clip.joints.json").read_text())
+    in_pictures = json.loads(Path("found.json").read_text())
+    assert [one["image_id"] for one in in_video] == [one["image_id"] for one in in_pictures] == [0, 1, 2]
+    assert [one["keypoints"] for one in in_video] == [one["keypoints"] for one in in_pictures]
+    copy = cv2.VideoCapture("drawn/clip.joints.mp4")
+    assert copy.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and copy.read()[1].shape == (80, 60, 3)
+    assert not [name for name in written(here / "drawn") if name.startswith(".")]
+
+
+def test_what_is_no_video_is_refused(saved_run, here, capsys):
+    Path("clip.mp4").write_text("no video")
+    refused(capsys, [saved_run, "clip.mp4"], "cannot be read as a video")
+    refused(capsys, [saved_run, "none.mp4"], "does not exist")
+    film("good.avi", 1)
+    refused(capsys, [saved_run, "good.avi", "--coco", "found.json"], "--coco is of pictures")
+
+
+def test_limbs_on_a_frame_lie_on_its_joints():
+    from raf_ray.data.skeletons import Skeleton
+    from raf_ray.report.frames import draw_frame
+
+    two = Skeleton("two", ("left_hip", "left_knee"), (0.1, 0.1), (("left_hip", "left_knee"),))
+    drawn = draw_frame(np.zeros((40, 40, 3), np.uint8), np.array([[[5, 20], [35, 20]]], float), two)
+    assert drawn[20, 5:36, 0].min() > 200 and drawn[30:].max() == 0

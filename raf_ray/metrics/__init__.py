@@ -1,4 +1,7 @@
-"""How well a model does: numpy only. A file here with `METRICS` is new values of `evaluation.metric`."""
+"""How well a model does: numpy only. A file here with `METRICS` is new values of `evaluation.metric`.
+
+`pck`, `pckh`, `oks_ap` and the lengths that they measure by are of use alone: docs/metrics.md.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import pkgutil
 from functools import lru_cache
 
 from raf_ray.metrics.interface import Labels, Metric, Score
+from raf_ray.metrics.oks import oks_ap, oks_similarity
+from raf_ray.metrics.pck import neck_reference, pck, pckh, torso_reference
 from raf_ray.metrics.top1 import TITLES
 
 
@@ -23,4 +28,7 @@ def title_of(name: str) -> str:
     return TITLES.get(name, name) if metric is None else metric.title
 
 
-__all__ = ["Labels", "Metric", "Score", "built_in", "title_of"]
+__all__ = [
+    "Labels", "Metric", "Score", "built_in", "neck_reference", "oks_ap", "oks_similarity", "pck", "pckh", "title_of",
+    "torso_reference",
+]  # fmt: skip

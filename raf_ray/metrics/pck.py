@@ -55,6 +55,23 @@ def pck(
     )
 
 
+def pckh(
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    labelled: np.ndarray,
+    head_size: np.ndarray,
+    joint_names: Sequence[str],
+    threshold: float = 0.5,
+) -> Score:
+    """PCKh: `pck` by the head box, its mean without pelvis and thorax (Andriluka et al. 2014).
+
+    `head_size` (N,) is 0.6 x the head box's diagonal in pixels; NaN leaves a person out. `joint_names`: K, of which
+    "pelvis" and "thorax" are known by name. Raises ValueError where shapes differ.
+    """
+    counted = np.array([name not in NOT_IN_THE_MEAN for name in joint_names])
+    return pck(predicted, truth, labelled, head_size, threshold, counted)
+
+
 def torso_reference(
     truth: np.ndarray,
     labelled: np.ndarray,
@@ -131,9 +148,10 @@ def _lacks_heads(labels: Labels) -> str | None:
 
 
 def _pckh(labels: Labels, predicted: np.ndarray, confidence: np.ndarray) -> Score:
-    counted = np.array([name not in NOT_IN_THE_MEAN for name in labels.joint_names])
-    score = pck(predicted, labels.joints, labels.labelled, labels.head_size, 0.5, counted)
-    strict = pck(predicted, labels.joints, labels.labelled, labels.head_size, 0.1, counted)
+    score, strict = (
+        pckh(predicted, labels.joints, labels.labelled, labels.head_size, labels.joint_names, alpha)
+        for alpha in (0.5, 0.1)
+    )
     return replace(score, extra={"Mean@0.1": strict.value, **_groups(labels, score.per_joint)})
 
 
