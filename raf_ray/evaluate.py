@@ -6,10 +6,15 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raf_ray.cli import Parser, run_command
 from raf_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from raf_ray.evaluation.scores import Scores
 
 EXAMPLES = """examples:
   python -m raf_ray.evaluate runs/mine                                         again what the run measured
@@ -42,13 +47,10 @@ def parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str]) -> None:
     arguments = parser().parse_intermixed_args(words)
 
-    from rich.table import Table
-
     from raf_ray.data.pictures import size_notes
     from raf_ray.evaluation.oracle import ceiling
     from raf_ray.experiment.place import reading_folder
     from raf_ray.files import without_nan
-    from raf_ray.metrics import title_of
     from raf_ray.request.parts import oracle_of
     from raf_ray.resolution import parse_size
     from raf_ray.saved import files_of, load_run, score_run
@@ -60,7 +62,6 @@ def main(words: Sequence[str]) -> None:
         scores, people = score_run(run, keep_results=arguments.detections is not None)
     perfect = {} if oracle is None else ceiling(oracle, people, list(map(parse_size, scores.by_resolution)),
                                                 scores.metric)  # fmt: skip
-    split = scores.split
     written = [] if arguments.detections is None else write_detections(arguments.detections, scores.results)
     console = make_console(120)
     for note in size_notes([people]):
@@ -70,10 +71,9 @@ def main(words: Sequence[str]) -> None:
             warn(console, note)
     for line in written:
         print(line, file=sys.stderr if arguments.json else sys.stdout)
-    names = list(scores.by_resolution)
     if arguments.json:
         values = {
-            "split": split,
+            "split": scores.split,
             "metric": scores.metric,
             "people": scores.people,
             "by_resolution": scores.by_resolution,
@@ -82,7 +82,23 @@ def main(words: Sequence[str]) -> None:
         }
         print(json.dumps(without_nan(values)))
         return
-    title = f"{title_of(scores.metric)} of {arguments.run} on {scores.people} {split} people (%)"
+    console.print(scores_table(scores, perfect, arguments.run))
+    small = {size: share for size, share in scores.upsampled.items() if share > 0}
+    if small:
+        told = ", ".join(f"{size} {100 * share:.0f} %" for size, share in small.items())
+        console.print(f"People smaller in their picture than the size (upsampled): {told}.", highlight=False)
+    if scores.bad_pictures:
+        console.print(f"People left out because their picture could not be read: {scores.bad_pictures}.")
+
+
+def scores_table(scores: Scores, perfect: Mapping[str, float], run: str) -> Table:
+    """A column a size: all joints, the metric's further figures, each joint."""
+    from rich.table import Table
+
+    from raf_ray.metrics import title_of
+
+    names = list(scores.by_resolution)
+    title = f"{title_of(scores.metric)} of {run} on {scores.people} {scores.split} people (%)"
     table = Table(title=title, title_justify="left")
     table.add_column("joint")
     for size in names:
@@ -97,13 +113,7 @@ def main(words: Sequence[str]) -> None:
         table.add_section()
     for joint in scores.per_joint[names[0]]:
         table.add_row(joint, *(f"{100 * scores.per_joint[size][joint]:.1f}" for size in names), style="dim")
-    console.print(table)
-    small = {size: share for size, share in scores.upsampled.items() if share > 0}
-    if small:
-        told = ", ".join(f"{size} {100 * share:.0f} %" for size, share in small.items())
-        console.print(f"People smaller in their picture than the size (upsampled): {told}.", highlight=False)
-    if scores.bad_pictures:
-        console.print(f"People left out because their picture could not be read: {scores.bad_pictures}.")
+    return table
 
 
 def write_detections(file: str, results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

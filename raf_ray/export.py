@@ -66,6 +66,7 @@ def main(words: Sequence[str]) -> None:
     output = given_path(arguments.output, "--output")
     with reading_folder(arguments.run, "RUN", files_of(arguments.client)) as folder:
         run = load_run(folder, client=arguments.client)
+    check_crops(run)
     task, sizes = task_of(run.config), sizes_of(run, arguments.sizes)
     decode = run.config.evaluation.decode if arguments.decode else None
     stem = output / Path(model_file(arguments.client)).stem
@@ -87,6 +88,19 @@ def main(words: Sequence[str]) -> None:
         warn(console, f"clients keep some of the model to themselves, and this is the server's; --client {first} takes "
              "that client's")  # fmt: skip
     console.print(f"Files: {shown_path(output)}", highlight=False, soft_wrap=True)
+
+
+def check_crops(run: SavedRun) -> None:
+    """Raise InputError where the run's people are cut by another rule than the files' record tells of."""
+    from raf_ray.data.crop import OURS
+    from raf_ray.request.crops import crop_rule
+
+    if crop_rule(run.config) != OURS:
+        raise InputError(
+            "RUN: its people are cut by another rule than raf-ray's own (data.crop, .codec or .pyramid), of which an "
+            "exported file's record does not tell, so pictures would be prepared wrongly for it; use "
+            "python -m raf_ray.predict, or train with the defaults of these keys"
+        )
 
 
 def sizes_of(run: SavedRun, asked: str | None) -> list[Size]:

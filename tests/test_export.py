@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,6 +133,7 @@ def test_a_torch_file_of_the_model_alone_loads_where_there_is_no_raf_ray(saved_r
     assert torch.allclose(torch.load(tmp_path / "heatmaps.pt"), wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_clients_own_model_goes_out_by_its_name(tmp_path, capsys):
     words = ("federation.engine=in_process", "federation.rounds=1", TIERS, "evaluation.resolutions=[32x24]",
              "algorithm.name=fedper", "federation.clients=[low]")  # fmt: skip
@@ -157,6 +159,16 @@ def test_what_the_run_has_not_is_refused(saved_run, tmp_path, capsys, words, say
     asked = [str(saved_run), "--format", "torch", "--output", str(tmp_path / "out"), *words]
     assert run_command(export.main, asked) == 2
     assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_run_of_other_crops_is_refused_since_the_files_tell_of_ours_alone(saved_run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(saved_run, other)
+    config = (other / "config.yaml").read_text()
+    assert "  crop: fit" in config
+    (other / "config.yaml").write_text(config.replace("  crop: fit", "  crop: stretch"))
+    assert run_command(export.main, [str(other), "--format", "torch", "--output", str(tmp_path / "out")]) == 2
+    assert "another rule than raf-ray's own" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 # --- the check --------------------------------------------------------------------------------------------
@@ -253,6 +265,7 @@ def test_classes_go_out_too(tmp_path, decode_by, output):
         assert answer.shape == (2, 2) and torch.allclose(answer.sum(1), torch.ones(2))
 
 
+@pytest.mark.slow
 def test_dark_goes_out_in_onnx_with_its_fit_at_the_border(tmp_path):
     outgoing, run = written(Tiny(2), Pose(), "dark", SMALL, tmp_path / "a.onnx")
     joints, confidences = differences(run, outgoing, SMALL)
