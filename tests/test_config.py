@@ -83,7 +83,7 @@ def test_mappings_of_clients_and_tiers_are_replaced_whole():
         ("objective.alpha=1.5", "objective.alpha: input should be less than or equal to 1"),
         ("objective.alpha=high", "objective.alpha: input should be a valid number"),
         ("objective.teacher=best", "objective.teacher: must be 'previous', 'highest' or 'ensemble'"),
-        ("data.name=cocoo", "data.name: must be 'synthetic', 'coco', 'mpii' or 'shards'"),
+        ("data.name=cocoo", "data.name: must be 'synthetic', 'coco', 'label_studio', 'mpii', 'yolo_pose' or 'shards'"),
         ("data.name=coco", "data.root: coco needs the folder"),
         ("federation=3", "'federation' is a section"),
         ("federation.clients=[]", "name at least one client"),

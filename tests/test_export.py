@@ -189,7 +189,7 @@ def test_a_file_that_computes_something_else_is_refused_and_nothing_is_left(tmp_
         def opened(path):
             return lambda images: [Tiny()(images) * 1.001]
 
-    monkeypatch.setattr(exporting.importlib, "import_module", lambda name: Wrong)
+    monkeypatch.setattr(exporting, "files_of", lambda format: Wrong)
     with pytest.raises(RunError, match="differs from the model by"):
         export_model(Tiny().eval(), Pose(), None, [SMALL], tmp_path / "model", "torch", {})
     assert not list(tmp_path.iterdir())

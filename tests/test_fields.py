@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raf_ray.data.annotations.listed_boxes import read_boxes
 from raf_ray.data.people import Ignored, People
 from raf_ray.data.skeletons import COCO17
 from raf_ray.data.sources.coco import coco_people
 from raf_ray.data.sources.mpii import mpii_people
 from raf_ray.errors import InputError
-from raf_ray.predict import read_boxes
 from tests.test_coco import content, person, without
 from tests.test_mpii import entry
 
@@ -176,7 +176,7 @@ def test_text_that_is_plainly_a_number_is_one(
     assert arrays(texts) == arrays(numbers)
     assert arrays(texts.ignored) == arrays(numbers.ignored)
     assert arrays(mpii(as_text(entry()))) == arrays(mpii(entry()))
-    assert boxes({"a": [["1", " 2.5 ", "3e1", "+4"]]}) == {"a": [[1, 2.5, 30, 4]]}
+    assert boxes({"a": [["1", " 2.5 ", "3e1", "+4"]]}).boxes["a"].tolist() == [[1, 2.5, 30, 4]]
 
 
 @pytest.mark.parametrize("form", [float, str, lambda number: f"{number}.0"], ids=["12.0", "text", "text of 12.0"])

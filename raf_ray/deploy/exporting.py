@@ -50,7 +50,7 @@ def export_model(
         InputError: the format's packages are missing, or the model cannot be such a file.
         RunError: a file computes something else than the model. Nothing is left behind.
     """
-    files = importlib.import_module(f"raf_ray.deploy.{format}_file")
+    files = files_of(format)
     files.check_installed()
     outgoing = Outgoing(model, task, decode)
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +70,11 @@ def export_model(
         for one in done:
             os.replace(Path(folder, one.path.name), one.path)
     return done, why
+
+
+def files_of(format: Format) -> Any:
+    """The module of a format: `ENDING`, `check_installed`, `write` and `opened`."""
+    return importlib.import_module(f"raf_ray.deploy.{format}_file")
 
 
 def _try_each(graphs: Iterable[Graph | str], make: Callable[[Graph], None]) -> str:
