@@ -481,18 +481,19 @@ def test_another_search_is_not_resumed(tmp_path):
 
 def test_a_search_that_is_killed_ends_as_if_nothing_had_happened(tmp_path):
     """Also: its trials are plain federations, to the bit, and the winner's config and report are there."""
-    words = (str(search_file(tmp_path)), "--output", str(tmp_path / "out"))
+    three = asked(num_samples=3)
+    words = (str(search_file(tmp_path, json.dumps(three))), "--output", str(tmp_path / "out"))
     output = tmp_path / "out"
     process = start(*words)
     wait_for(lambda: any(t["status"] == "finished" for t in trials(output)), process)
     kill(process)
     before = {t["hash"] for t in trials(output) if t["status"] == "finished"}
     told = finish(start(*words, "--resume"))
-    assert [t["status"] for t in trials(output)] == ["finished"] * 4
+    assert [t["status"] for t in trials(output)] == ["finished"] * 3
     assert all(trained(output, t) == [1, 2, 3] for t in trials(output) if t["hash"] in before)
-    search = check_search("tiny", BASE)
+    search = check_search("tiny", three)
     assert [t["params"] for t in trials(output)] == list(search.planned)
-    config = search.trial_config(search.planned[3])
+    config = search.trial_config(search.planned[2])
     alone = run_federation(config, tmp_path / "alone")
     assert scores(output)[config_hash(config)] == ("completed", alone.by_resolution)
 
