@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from raf_ray.metrics.oks import oks_similarity
+
 SURE = 0.2
 """Confidence above which a joint counts in a pose's score (HRNet, MMPose)."""
 
@@ -34,9 +36,8 @@ def oks_nms(
     for i in np.argsort(-scores, kind="stable").tolist():
         rivals = of_picture.setdefault(int(picture_id[i]), [])
         if rivals:
-            squared = ((joints[rivals].astype(np.float64) - joints[i]) ** 2).sum(axis=2)
             area = (areas[rivals].astype(np.float64) + areas[i]) / 2
-            oks = np.exp(-squared / (2 * (area[:, None] + np.spacing(1)) * (2 * sigmas) ** 2)).mean(axis=1)
+            oks = oks_similarity(joints[rivals], joints[i], area, sigmas).mean(axis=1)
             if (oks > SAME).any():
                 continue
         rivals.append(i)
