@@ -1,4 +1,4 @@
-"""The heatmap head that every model here ends in: transposed convolutions, then one 1x1 convolution.
+"""A backbone and the heatmap head that it ends in: transposed convolutions, then one 1x1 convolution.
 
 Source: Xiao et al. 2018, "Simple Baselines for Human Pose Estimation and Tracking"; ViTPose
 (Xu et al. 2022, its classic decoder) puts two of the same layers on a stride-16 backbone.
@@ -48,6 +48,30 @@ class DeconvHead(nn.Module):
         """Features (B, C, h, w) to heatmaps (B, K, h * 2^layers, w * 2^layers), unbounded values."""
         heatmaps: Tensor = self.final_layer(self.deconv_layers(features))
         return heatmaps
+
+
+class BackboneAndHead(nn.Module):
+    """Images of any size that `size_divisor` divides, to heatmaps of a quarter of that size."""
+
+    head_name = "keypoint_head"
+    size_divisor: int
+    backbone: nn.Module
+    keypoint_head: nn.Module
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised, to heatmaps (B, K, H / 4, W / 4), unbounded values.
+
+        Raises:
+            ValueError: `size_divisor` does not divide H and W.
+        """
+        heatmaps: Tensor = self.keypoint_head(self.features(images))
+        return heatmaps
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H / size_divisor, W / size_divisor) that the head sees."""
+        check_image_size(images, self.size_divisor)
+        found: Tensor = self.backbone(images)
+        return found
 
 
 def check_image_size(images: Tensor, divisor: int) -> None:

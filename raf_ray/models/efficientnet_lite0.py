@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from raf_ray.errors import InputError
-from raf_ray.models.deconv_head import DeconvHead, check_image_size
+from raf_ray.models.deconv_head import BackboneAndHead, DeconvHead
 
 NAMES = ("efficientnet_lite0",)
 
@@ -79,11 +79,10 @@ class Trunk(nn.Module):
         return features
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(BackboneAndHead):
     """Images of any size that 16 divides, normalised by `MEAN` and `STD`, to heatmaps of a quarter of that size."""
 
     size_divisor = 16
-    head_name = "keypoint_head"
     freeze_norms = True
     """By default: averaged statistics of people of several sizes fit none of them."""
 
@@ -91,17 +90,6 @@ class EfficientNetLite0(nn.Module):
         super().__init__()
         self.backbone = Trunk(trunk_of_imagenet())
         self.keypoint_head = DeconvHead(CHANNELS, num_joints, norm=lambda channels: nn.GroupNorm(GROUPS, channels))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to heatmaps (B, K, H / 4, W / 4). Raises ValueError where 16 does not divide H and W."""
-        heatmaps: Tensor = self.keypoint_head(self.features(images))
-        return heatmaps
-
-    def features(self, images: Tensor) -> Tensor:
-        """(B, 112, H / 16, W / 16) that the head sees."""
-        check_image_size(images, self.size_divisor)
-        found: Tensor = self.backbone(images)
-        return found
 
 
 def build(name: str, num_joints: int, depth: int) -> EfficientNetLite0:

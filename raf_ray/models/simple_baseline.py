@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
-from raf_ray.models.deconv_head import DeconvHead, check_image_size
+from raf_ray.models.deconv_head import BackboneAndHead, DeconvHead
 
 NAMES = ("simple_baseline",)
 
@@ -39,14 +39,13 @@ def build(name: str, num_joints: int, depth: Depth) -> SimpleBaseline:
     return build_simple_baseline(num_joints, depth)
 
 
-class SimpleBaseline(nn.Module):
+class SimpleBaseline(BackboneAndHead):
     """Images of any size that 16 divides, to heatmaps of a quarter of that size.
 
     `backbone.*` holds torchvision's ResNet under torchvision's own names, without its classifier.
     """
 
     size_divisor = 16
-    head_name = "keypoint_head"
     num_layers = 0
     """No layer decay: the paper trains every layer at one learning rate."""
 
@@ -57,21 +56,6 @@ class SimpleBaseline(nn.Module):
         stages = OrderedDict(child for child in resnet.named_children() if child[0] not in ("avgpool", "fc"))
         self.backbone = nn.Sequential(stages)
         self.keypoint_head = DeconvHead(resnet.fc.in_features, num_joints)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised, to heatmaps (B, K, H / 4, W / 4), unbounded values.
-
-        Raises:
-            ValueError: 16 does not divide H and W.
-        """
-        heatmaps: Tensor = self.keypoint_head(self.features(images))
-        return heatmaps
-
-    def features(self, images: Tensor) -> Tensor:
-        """(B, 512 or 2048, H / 16, W / 16) that the head sees."""
-        check_image_size(images, self.size_divisor)
-        found: Tensor = self.backbone(images)
-        return found
 
     def layer_id(self, name: str) -> int:
         """Depth of a parameter for layer decay: 0 for all, that is none (see `ViTPose.layer_id`)."""

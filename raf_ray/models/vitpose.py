@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raf_ray.models.deconv_head import HEATMAP_STRIDE, DeconvHead, check_image_size
+from raf_ray.models.deconv_head import HEATMAP_STRIDE, BackboneAndHead, DeconvHead
 from raf_ray.models.simple_head import SimpleHead
 from raf_ray.models.vit_positions import TABLE_GRID, GlobalPosition, is_position_embedding, placed_by_table
 
@@ -214,10 +214,8 @@ class ViTBackbone(nn.Module):
         return features
 
 
-class ViTPose(nn.Module):
+class ViTPose(BackboneAndHead):
     """Images of any size that `size_divisor` divides, to heatmaps of a quarter of that size."""
-
-    head_name = "keypoint_head"
 
     def __init__(self, config: ViTPoseConfig, num_joints: int) -> None:
         super().__init__()
@@ -232,21 +230,6 @@ class ViTPose(nn.Module):
             if config.decoder == "simple"
             else DeconvHead(config.dim, num_joints, config.deconv_channels, config.deconv_layers)
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised, to heatmaps (B, K, H / 4, W / 4), unbounded values.
-
-        Raises:
-            ValueError: `size_divisor` does not divide H and W.
-        """
-        heatmaps: Tensor = self.keypoint_head(self.features(images))
-        return heatmaps
-
-    def features(self, images: Tensor) -> Tensor:
-        """(B, dim, H / patch, W / patch) that the head sees."""
-        check_image_size(images, self.size_divisor)
-        found: Tensor = self.backbone(images)
-        return found
 
     def layer_id(self, name: str) -> int:
         """Depth of a parameter for layer decay, lr * decay^(num_layers - id), as in the official ViTPose.
