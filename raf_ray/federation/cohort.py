@@ -117,4 +117,4 @@ def plan_cohort(
 def buffered_round(schedule: Schedule, round_index: int) -> RoundWork:
     """A round of what has come by its server step."""
     flush = schedule[round_index]
-    return RoundWork(round_index, flush.waves, flush.plan, flush.still - {round_index + 1})
+    return RoundWork(round_index, flush.waves, flush.plan, flush.still)

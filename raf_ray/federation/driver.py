@@ -125,12 +125,10 @@ class Federation:
             yield from self._train(backend, server, versions, index)
 
             save = done % asked.checkpoint_every == 0 or done == asked.rounds
-            is_due = bool(scores.splits(done))
-            yield from scores.collect(wait=save or is_due)
+            yield from scores.collect(wait=save or bool(scores.splits(done)))
             if save:
                 self._save(backend, server, versions)
-            if is_due:
-                scores.begin(done, versions.newest)
+            scores.begin(done, versions.newest)
         yield from scores.collect(wait=True)
         yield from self._finish(backend, scores, versions.newest, server.state)
 

@@ -36,7 +36,7 @@ class RoundScores:
     def begin(self, done: int, down: object) -> None:
         """Of a state as it was published, where it is due."""
         sizes = self._spec.rounds.round_sizes
-        self._pending = [(done, self._backend.submit_score(down, split, sizes, ())) for split in self.splits(done)]
+        self._pending += [(done, self._backend.submit_score(down, split, sizes, ())) for split in self.splits(done)]
 
     def collect(self, wait: bool) -> Iterator[Scored]:
         """Those pending that are ready (or `wait`), in order."""

@@ -124,7 +124,7 @@ class RoundSum:
     """Client -> people it owns, in the order of the clients' numbers"""
     total: ExactSum | Collected = field(init=False)
     _shares: list[tuple[float, float]] = field(default_factory=list)
-    """(weight, the same without its discount) of every update"""
+    """(weight without its discount, discount) of every update"""
 
     def __post_init__(self) -> None:
         self.total = nothing_yet(self.weigher, THREADS)
@@ -134,16 +134,14 @@ class RoundSum:
 
         Raises UpdateError where it cannot be summed.
         """
-        weigher = self.weigher.at(discount)
         if isinstance(part, Up):
-            self.total.add(part, weigher.shares(part, self.people[part.client]))
+            self.total.add(part, self.weigher.at(discount).shares(part, self.people[part.client]))
         else:
             self.total.merge(part)  # type: ignore[arg-type]  # a host makes the kind that the weigher asks for
-        shares = ((one.share(WEIGHTS, self.people[client]) for one in (weigher, self.weigher)) for client in clients)
-        self._shares += [(share, whole) for share, whole in shares]
+        self._shares += [(self.weigher.share(WEIGHTS, self.people[client]), discount) for client in clients]
 
     @property
     def discount(self) -> float:
         """Weighted mean over the updates; 1 of none."""
-        whole = math.fsum(share for _, share in self._shares)
-        return math.fsum(share for share, _ in self._shares) / whole if whole else 1.0
+        whole = math.fsum(share for share, _ in self._shares)
+        return math.fsum(share * discount for share, discount in self._shares) / whole if whole else 1.0
