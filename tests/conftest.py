@@ -10,11 +10,16 @@ import pytest
 
 SHARED_DATA = "RAF_RAY_SHARED_DATA"
 
+RAY = "ray"
 
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For `pytest -n`: a file's tests stay together, for what they share; those that start Ray are one group, `ray`."""
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(RAY))
+        elif item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 

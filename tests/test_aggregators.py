@@ -36,11 +36,9 @@ from raf_ray.state import Layout
 from raf_ray.training.attacked import Attacked
 from raf_ray.training.exchange import Down, Up
 from tests.quadratics import DIM, Quadratic, Quadratics, Vector, optimum, random_clients
+from tests.spread import trained
 from tests.test_deaths import Kills
-from tests.test_spread import weights as trained_by
 from tests.tiny import StopAfter, tiny
-
-pytestmark = pytest.mark.xdist_group("ray")
 
 ROBUST = {
     "median": Median(), "trimmed_mean": TrimmedMean(share=0.2), "krum": Krum(bad=1), "multi-Krum": Krum(bad=1, keep=3),
@@ -405,10 +403,12 @@ def in_process(path, *words, **options):
 @pytest.mark.parametrize("name", ASKED)
 def test_however_clients_are_spread_over_hosts_the_bits_are_the_same(name, tmp_path):
     config = tiny("federation.engine=in_process", *FIVE, *ASKED[name], "attack.name=sign_flip", "federation.rounds=2")
-    alone, two = (trained_by(config, tmp_path / str(hosts), hosts) for hosts in (None, 2))
+    spec = federation_spec(prepare(config), "run")
+    alone, two = (trained(spec, tmp_path / str(hosts), hosts) for hosts in (None, 2))
     assert all(torch.equal(alone[name], two[name]) for name in alone)
     mean = tiny("federation.engine=in_process", *FIVE, "attack.name=sign_flip", "federation.rounds=2")
-    assert any((trained_by(mean, tmp_path / "mean", None)[name] != alone[name]).any() for name in alone)
+    averaged = trained(federation_spec(prepare(mean), "run"), tmp_path / "mean", None)
+    assert any((averaged[name] != alone[name]).any() for name in alone)
 
 
 @pytest.fixture(scope="module")

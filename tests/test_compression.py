@@ -13,7 +13,7 @@ from raf_ray import run_federation
 from raf_ray.algorithms.fedavg import FedAvg
 from raf_ray.algorithms.interface import WEIGHTS
 from raf_ray.errors import InputError, RunError
-from raf_ray.request.assembly import prepare
+from raf_ray.request.assembly import federation_spec, prepare
 from raf_ray.state import Entry, Layout
 from raf_ray.transforms.clip import Clip
 from raf_ray.transforms.half import Half
@@ -21,6 +21,7 @@ from raf_ray.transforms.int8 import Int8
 from raf_ray.transforms.interface import Coding
 from raf_ray.transforms.topk import RESIDUAL, TopK
 from tests.quadratics import Quadratics, fedavg_fixed_point, random_clients, shares
+from tests.spread import trained
 from tests.tiny import StopAfter, tiny
 
 LAYOUT = Layout((Entry("a", (600,), "weights", 0), Entry("b", (400,), "weights", 600),
@@ -218,9 +219,9 @@ def test_a_rounds_megabytes_are_what_would_be_sent(whole):
     assert float(rows(whole)[0]["mb_down"]) == pytest.approx(4 * layout.num_bytes / 1e6, abs=1e-6)
 
 
-def test_several_clients_an_actor_on_ray_give_the_same_bits(whole, ray_cluster, tmp_path):
-    other = run(tmp_path / "run", *CHAIN, "resources.clients_per_actor=2")
-    assert torch.equal(state(other), state(whole))
+def test_several_clients_a_host_give_the_same_bits(whole, tmp_path):
+    trained(federation_spec(prepare(tiny(*CHAIN)), "run"), tmp_path / "run", hosts=2)
+    assert torch.equal(state(tmp_path / "run"), state(whole))
 
 
 def test_a_resume_gives_the_same_bits(whole, tmp_path):

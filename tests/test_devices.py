@@ -259,7 +259,6 @@ class Notes:
             self.notes.append(event.message)
 
 
-@pytest.mark.xdist_group("ray")
 def test_ray_gives_the_same_bits_and_clock_as_this_process(whole, ray_cluster, tmp_path):
     words = ["resources.clients_per_actor=2", "resources.cpus_per_client=0.2"]
     record = Notes()

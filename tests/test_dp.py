@@ -25,12 +25,13 @@ from raf_ray.errors import InputError, RunError
 from raf_ray.federation.cohort import CohortSpec, draw_cohort
 from raf_ray.federation.server import Server, init_memory
 from raf_ray.report.tables import results_table
-from raf_ray.request.assembly import prepare
+from raf_ray.request.assembly import federation_spec, prepare
 from raf_ray.state import Entry, Layout
 from raf_ray.training.exchange import Up
 from raf_ray.transforms.dp import DP, NORM, WITHIN
 from raf_ray.transforms.epsilon import epsilon
 from raf_ray.transforms.interface import Setting
+from tests.spread import trained
 from tests.tiny import StopAfter, tiny
 
 LAYOUT = Layout((Entry("a", (30, 10), "weights", 0), Entry("b", (200,), "weights", 300)))
@@ -361,10 +362,9 @@ def test_a_resume_after_any_round_gives_the_same_bits_clip_norms_and_epsilon(who
         assert [row[name] for row in rows(part.folder)] == [row[name] for row in rows(whole.folder)]
 
 
-def test_ray_gives_the_same_bits_where_nobody_is_drawn_too(whole, seed, ray_cluster, tmp_path):
-    other = run(tmp_path / "run", *POISSON, ROUNDS, f"seed={seed}", "federation.engine=ray",
-                "resources.clients_per_actor=3").folder  # fmt: skip
-    assert torch.equal(state(other), state(whole.folder))
+def test_hosts_give_the_same_bits_where_nobody_is_drawn_too(whole, seed, tmp_path):
+    trained(federation_spec(prepare(tiny(*POISSON, ROUNDS, f"seed={seed}")), "run"), tmp_path / "run", hosts=2)
+    assert torch.equal(state(tmp_path / "run"), state(whole.folder))
 
 
 def test_mlflow_gets_epsilon_of_every_round(seed, tmp_path):

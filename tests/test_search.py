@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import re
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,8 @@ import pytest
 from rich.console import Console
 from ruamel.yaml import YAML
 
-from raf_ray import load_config, run_federation
+from raf_ray import load_config, run_federation, tune
+from raf_ray.cli import run_command
 from raf_ray.cluster.trials import plan_trials
 from raf_ray.config.loading import config_hash
 from raf_ray.errors import InputError
@@ -31,7 +31,7 @@ from raf_ray.search.space import draw, parse_space, relabel, unlabel
 from raf_ray.search.spec import TrialResources, check_search, load_search
 from raf_ray.search.study import prepare_search, trial_request
 from raf_ray.search.trial import Reporter, report, trial_shares
-from tests.searching import TINY, command, finish, kill, scores, search_file, start, trained, trials, wait_for
+from tests.searching import TINY, kill, scores, search_file, start, trained, trials, wait_for
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -479,21 +479,22 @@ def test_another_search_is_not_resumed(tmp_path):
         prepare_search(search, tmp_path / "absent", resume=True, overwrite=False)
 
 
-def test_a_search_that_is_killed_ends_as_if_nothing_had_happened(tmp_path):
+def test_a_search_that_is_killed_ends_as_if_nothing_had_happened(ray_cluster, tmp_path, capsys):
     """Also: its trials are plain federations, to the bit, and the winner's config and report are there."""
-    three = asked(num_samples=3)
-    words = (str(search_file(tmp_path, json.dumps(three))), "--output", str(tmp_path / "out"))
+    two = asked(num_samples=2, max_concurrent_trials=1)
+    words = (str(search_file(tmp_path, json.dumps(two))), "--output", str(tmp_path / "out"))
     output = tmp_path / "out"
     process = start(*words)
     wait_for(lambda: any(t["status"] == "finished" for t in trials(output)), process)
     kill(process)
     before = {t["hash"] for t in trials(output) if t["status"] == "finished"}
-    told = finish(start(*words, "--resume"))
-    assert [t["status"] for t in trials(output)] == ["finished"] * 3
+    assert run_command(tune.main, [*words, "--resume"]) == 0
+    told = capsys.readouterr().out
+    assert [t["status"] for t in trials(output)] == ["finished"] * 2
     assert all(trained(output, t) == [1, 2, 3] for t in trials(output) if t["hash"] in before)
-    search = check_search("tiny", three)
+    search = check_search("tiny", two)
     assert [t["params"] for t in trials(output)] == list(search.planned)
-    config = search.trial_config(search.planned[2])
+    config = search.trial_config(search.planned[1])
     alone = run_federation(config, tmp_path / "alone")
     assert scores(output)[config_hash(config)] == ("completed", alone.by_resolution)
 
@@ -507,17 +508,18 @@ def test_a_search_that_is_killed_ends_as_if_nothing_had_happened(tmp_path):
     assert "data:image/png" in (output / "report.html").read_text() and (output / "trials.csv").is_file()
 
 
-def test_trials_that_fail_are_told_of_in_sentences_and_nothing_tells_mlflows_password(tmp_path):
+def test_trials_that_fail_are_told_of_in_sentences_and_nothing_tells_mlflows_password(ray_cluster, tmp_path, capsys):
     """A whole search by Optuna whose trials fail: what it prints, and all that lies in its folder."""
     pytest.importorskip("optuna")
     values = {**BASE["base"], "objective": {"name": "tests.broken:raises"}, "tracking": {"log_model": False}}
     file = search_file(tmp_path, json.dumps(asked(base=values, search_alg="optuna", num_samples=2, max_failures=0)))
     words = (f"base.tracking.uri=http://bob:{'s3cr3t'}%40@127.0.0.1:9", "--output", str(tmp_path / "out"))
-    done = subprocess.run(command(str(file), *words), capture_output=True, text=True, timeout=300)
+    ended = run_command(tune.main, [str(file), *words])
+    told = capsys.readouterr()
     cause = "client client-high-000 (tier high) failed in round 1: ValueError: this objective always fails"
-    assert done.returncode == 1 and done.stderr == f"failed: no trial of {tmp_path / 'out'} finished: {cause}\n"
-    assert sum(cause in line for line in done.stdout.splitlines()) == 2
-    assert "Traceback" not in done.stdout and "http://bob:***@127.0.0.1:9" in done.stdout
+    assert ended == 1 and told.err == f"failed: no trial of {tmp_path / 'out'} finished: {cause}\n"
+    assert sum(cause in line for line in told.out.splitlines()) == 2
+    assert "Traceback" not in told.out and "http://bob:***@127.0.0.1:9" in told.out
     for path in (tmp_path / "out").rglob("*"):
         assert path.is_dir() or b"s3cr3t" not in path.read_bytes(), path
     for trial in trials(tmp_path / "out"):
@@ -534,8 +536,8 @@ def test_asha_stops_federations_of_actors_which_then_are_gone(ray_cluster, tmp_p
     base = {**BASE["base"], "federation": {"rounds": 3, "engine": "ray", "clients": ["mid"]},
             "tracking": {"mlflow": True}}  # fmt: skip
     search = check_search("tiny", asked(
-        base=base, scheduler="asha", asha={"grace_period": 1, "reduction_factor": 3}, num_samples=1,
-        max_concurrent_trials=1, param_space={"optimizer.lr": {"grid_search": [6e-3, 1e-6, 1e-7]}},
+        base=base, scheduler="asha", asha={"grace_period": 1, "reduction_factor": 2}, num_samples=1,
+        max_concurrent_trials=1, param_space={"optimizer.lr": {"grid_search": [6e-3, 1e-7]}},
     ))  # fmt: skip
     request = prepare_search(search, tmp_path / "out", resume=False, overwrite=False)
     text = io.StringIO()
