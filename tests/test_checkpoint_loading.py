@@ -134,7 +134,7 @@ def test_a_mae_checkpoint_fills_the_backbone_of_the_small_model(tmp_path: Path) 
         for entry in ("norm1.weight", "attn.qkv.bias", "attn.proj.weight", "norm2.bias", "mlp.fc2.weight"):
             assert torch.equal(after[f"backbone.blocks.{block}.{entry}"], encoder[f"blocks.{block}.{entry}"])
     assert len(report.loaded) == len(encoder) - 2
-    assert set(report.unexpected) == {"cls_token", "backbone.pos_embed", *decoder}
+    assert set(report.unexpected) == {"backbone.cls_token", "backbone.pos_embed", *decoder}
     assert report.mismatched == []
     assert all("pos" in name or name.startswith("keypoint_head.") for name in report.missing)
     assert all(torch.equal(after[name], before[name]) for name in report.missing)

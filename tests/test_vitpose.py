@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torchvision.models import ViT_B_16_Weights, ViT_L_16_Weights
 from torchvision.ops import StochasticDepth
 
+from raf_ray.models.vit_blocks import Attention, Block
 from raf_ray.models.vit_positions import GlobalPosition, sine_cosine_code
-from raf_ray.models.vitpose import SIZES, Attention, Block, Scale, ViTPose, ViTPoseConfig, build_vitpose
+from raf_ray.models.vitpose import SIZES, Scale, ViTPose, ViTPoseConfig, build_vitpose
 
 TINY = ViTPoseConfig(dim=32, depth=3, heads=4, deconv_channels=16)
 

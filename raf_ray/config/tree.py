@@ -122,8 +122,8 @@ class ModelConfig(Section):
     """ResNet depth of `simple_baseline`."""
     checkpoint: str | None = None
     """Weights to start from: a run's model.pt, or a published file of the model: docs/models.md says which."""
-    variant: Literal["raf_ray", "vitpose"] = "raf_ray"
-    """Of `vitpose_*`: positions by code and convolutions, or the published model: a table of them, padded patches."""
+    variant: Literal["raf_ray", "vitpose", "authors"] = "raf_ray"
+    """Of `vitpose_*`: positions by code and convolutions, the published table of them, or the RAF authors' model."""
     decoder: Literal["classic", "simple"] = "classic"
     """Of `vitpose_*`: two deconvolutions, or the published simple one (enlarge, then one convolution)."""
     freeze_norms: bool | None = None

@@ -9,8 +9,9 @@
 With `partial` nothing must match, but something has to: parameters are counted by their elements, and a file that
 fills none is always refused. How files are read, and what prefixes are seen through: `raf_ray.models.entries`.
 
-Published ViTs hold a table of positions for one size (`pos_embed`). A model with a table (`model.variant=vitpose`)
-takes it, resized where it is of another grid; `raf_ray`'s computes positions for any size and leaves the table out.
+Published ViTs hold a table of positions for one size (`pos_embed`). A model with a table (`model.variant=vitpose`, and
+`authors`, which does not read it) takes it, resized where it is of another grid; `raf_ray`'s computes positions for any
+size and leaves the table out. A class token goes to `authors` alone, and stays fresh where a file has none.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from raf_ray.errors import InputError
 from raf_ray.models.entries import plain_name, prefixes_in, read_entries, shape_of, without_prefix
 from raf_ray.models.layouts import known
-from raf_ray.models.vit_positions import TABLE_GRID, is_position_embedding, resized_table
+from raf_ray.models.vit_positions import TABLE_GRID, is_position_embedding, resized_table, variant_of
 
 OWN, PUBLISHED = "this project's own", "another tool's"
 """Titles of the layouts that no file of `raf_ray.models.layouts` knows."""
@@ -52,7 +53,7 @@ class CheckpointReport:
     missing: list[str]
     """Entries of the model that the file does not have; they keep the values that they had."""
     unexpected: list[str]
-    """Entries of the file that the model has no place for, such as MAE's `cls_token` and decoder; ignored."""
+    """Entries of the file that the model has no place for, such as MAE's decoder; ignored."""
     mismatched: list[str]
     """Entries in both with another shape, such as a head for other joints; the model keeps its own values."""
     share: float
@@ -171,9 +172,15 @@ def check_fit(report: CheckpointReport, reading: Reading, own: Mapping[str, Tens
     more = ", ..." if len(differing) > SHOWN else ""
     fits = f"; {percent(report.share)} of the parameters fit: model.partial=true takes these" if report.share else ""
     count = f"{len(differing)} entries do not match{'' if report.share else ' and none fits'}"
+    theirs, here = variant_of(reading.entries), variant_of(own)
+    by_variant = all(name in REPLACED or is_position_embedding(name) for name in differing)
+    if by_variant and theirs and here and theirs != here:
+        what, remedy = f"variant, model.variant={theirs} where this is {here}", f"set model.variant={theirs}"
+    else:
+        what, remedy = "model", "build the model that it was saved from"
     raise InputError(
-        f"{path} is a checkpoint of another model: {count}, {', '.join(named)}{more};"
-        f" build the model that it was saved from, or give one of this model{fits}"
+        f"{path} is a checkpoint of another {what}: {count}, {', '.join(named)}{more};"
+        f" {remedy}, or give one of this model{fits}"
     )
 
 
@@ -186,12 +193,14 @@ def differences(report: CheckpointReport, layout: str) -> list[str]:
     """The entries that make a file a checkpoint of another model; empty for one of this model."""
     if layout == OWN:
         return report.mismatched + report.missing + [name for name in report.unexpected if name not in NO_WEIGHTS]
-    needed = [name for name in report.missing if not is_position_embedding(name)]
+    needed = [name for name in report.missing if not is_position_embedding(name) and name != CLASS_TOKEN]
     unknown = [name for name in report.unexpected if name not in REPLACED]
     return [name for name in report.mismatched + needed + unknown if name.startswith("backbone.")]
 
 
-REPLACED = {"backbone.pos_embed", "backbone.cls_token"}
+CLASS_TOKEN = "backbone.cls_token"
+
+REPLACED = {TABLE, CLASS_TOKEN}
 """Entries of an official ViTPose backbone that ours does without: see `GlobalPosition`."""
 
 

@@ -1,10 +1,13 @@
 """How a vision transformer's tokens learn their place on a grid of any size: by a code, or by a resized table.
 
-Sources: Tian et al. 2023, "ResFormer", for the code's convolution; He et al. 2022, "MAE", for the code itself; Xu et
-al. 2022, "ViTPose", for the table.
+Sources: Tian et al. 2023, "ResFormer", for its code and for the convolution; He et al. 2022, "MAE", for the other code;
+Xu et al. 2022, "ViTPose", for the table.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +37,25 @@ def sine_cosine_code(height: int, width: int, dim: int, device: torch.device | N
     x = axis(width)[None, :, :].expand(height, width, dim // 2)
     y = axis(height)[:, None, :].expand(height, width, dim // 2)
     return torch.cat([x, y], dim=-1)
+
+
+def resformer_code(height: int, width: int, dim: int, device: torch.device | None = None) -> Tensor:
+    """Codes (height, width, dim), float32, of a grid's places as ResFormer has them.
+
+    The far edge of patch i of n lies at (i + 1) / n of the side, and the side is one turn: p = 2 pi (i + 1) / n. Each
+    axis has the dim / 4 frequencies f_k of `sine_cosine_code` and gives sin(p f_0), cos(p f_0), sin(p f_1) and so on;
+    y comes before x.
+    """
+    frequencies = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float32, device=device) / (dim // 4))
+
+    def axis(patches: int) -> Tensor:  # (patches, dim / 2)
+        edge = torch.arange(1, patches + 1, dtype=torch.float32, device=device) / patches
+        angle = (2 * math.pi * edge)[:, None] * frequencies
+        return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+    y = axis(height)[:, None, :].expand(height, width, dim // 2)
+    x = axis(width)[None, :, :].expand(height, width, dim // 2)
+    return torch.cat([y, x], dim=-1)
 
 
 class GlobalPosition(nn.Module):
@@ -88,4 +110,14 @@ def placed_by_table(tokens: Tensor, table: Tensor) -> Tensor:
 
 def is_position_embedding(name: str) -> bool:
     """Whether a parameter's name belongs to the global or to a block's local position embedding."""
-    return ".pos_embed." in f"{name}." or ".local_pos." in name
+    return any(part in f"{name}." for part in (".pos_embed.", ".local_pos.", ".global_pos_embed.", ".get_v."))
+
+
+def variant_of(names: Iterable[str]) -> str | None:
+    """The `model.variant` that has entries of these names; None where they are of no ViTPose here."""
+    found = set(names)
+    if "backbone.global_pos_embed.embed_layer.weight" in found:
+        return "authors"
+    if "backbone.pos_embed.conv.weight" in found:
+        return "raf_ray"
+    return "vitpose" if "backbone.pos_embed" in found else None

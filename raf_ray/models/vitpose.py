@@ -14,6 +14,8 @@ Two choices of our own in `variant: raf_ray`, neither from a paper:
     The convolution of the global embedding is a zero-initialised residual, so training starts from exactly
         that code. ResFormer adds the convolved code alone.
 
+`variant: vitpose` is the published model, `variant: authors` the RAF authors' (`AuthorsBackbone`).
+
 Names of parameters are those of the official ViTPose checkpoints: `backbone.*`, `keypoint_head.*`.
 """
 
@@ -23,16 +25,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raf_ray.models.deconv_head import HEATMAP_STRIDE, BackboneAndHead, DeconvHead
 from raf_ray.models.simple_head import SimpleHead
+from raf_ray.models.vit_authors import AuthorsBackbone, default_weights
+from raf_ray.models.vit_blocks import Block, PatchEmbed
 from raf_ray.models.vit_positions import TABLE_GRID, GlobalPosition, is_position_embedding, placed_by_table
 
 Scale = Literal["small", "base", "large", "huge"]
 
-Variant = Literal["raf_ray", "vitpose"]
+Variant = Literal["raf_ray", "vitpose", "authors"]
 
 Decoder = Literal["classic", "simple"]
 
@@ -63,7 +66,7 @@ class ViTPoseConfig:
     """Number of the head's deconvolutions; each doubles the height and width."""
     variant: Variant = "raf_ray"
     """`vitpose` is the published backbone: patches overlap by 2 px of padding, places are a learned table's, resized to
-    any grid, and there is no local position."""
+    any grid, and there is no local position. `authors`: see `AuthorsBackbone`; its head begins as torch has it too."""
     decoder: Decoder = "classic"
     """`simple`: no deconvolutions, see `SimpleHead`."""
 
@@ -107,79 +110,20 @@ def build(
     return build_vitpose(name.removeprefix("vitpose_"), num_joints, variant, decoder)  # type: ignore[arg-type]
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with ResFormer's local position embedding.
-
-    out = softmax(Q K^T / sqrt(d)) V + dwconv3x3(V), then the projection. The convolution runs on V laid out
-    as the token grid; its weights are shared by the heads and start at zero, as in ResFormer's code.
-    """
-
-    def __init__(self, dim: int, heads: int, local: bool = True) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        each = dim // heads
-        self.local_pos = nn.Conv2d(each, each, kernel_size=3, padding=1, groups=each) if local else None
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens (B, N, D) of a grid (h, w) with h * w = N, row by row, to (B, N, D)."""
-        batch, count, dim = tokens.shape
-        q, k, v = self.qkv(tokens).view(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, d)
-        if self.local_pos is not None:
-            v_grid = v.transpose(-2, -1).reshape(batch * self.heads, dim // self.heads, *grid)
-            local = self.local_pos(v_grid).view(batch, self.heads, dim // self.heads, count).transpose(-2, -1)
-            mixed = mixed + local
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, count, dim))
-        return out
+LOCAL: dict[Variant, tuple[str | None, int]] = {
+    "raf_ray": ("local_pos", 0),
+    "vitpose": (None, 0),
+    "authors": ("get_v", 1),
+}
+"""What a variant calls its blocks' local position, and its tokens that have no place; see `Attention`."""
 
 
-class Mlp(nn.Module):
-    """The block's two linear layers with a GELU between them, token by token."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
-        return out
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block with stochastic depth on both branches."""
-
-    def __init__(self, dim: int, heads: int, mlp_ratio: int, drop_path: float, local: bool = True) -> None:
-        super().__init__()
-        from torchvision.ops import StochasticDepth  # late: over a second, which no other model needs
-
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads, local)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, mlp_ratio * dim)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
-
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, N, D) to (B, N, D); `grid` (h, w) with h * w = N."""
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid))
-        tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-        return tokens
-
-
-class PatchEmbed(nn.Module):
-    """Cuts an image into patches that tile it, one token each; the official code pads 2 px, which moves them."""
-
-    def __init__(self, patch: int, dim: int, padding: int = 0) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, dim, kernel_size=patch, stride=patch, padding=padding)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, D, H / patch, W / patch)."""
-        tokens: Tensor = self.proj(images)
-        return tokens
+def blocks_of(config: ViTPoseConfig) -> nn.ModuleList:
+    """The variant's blocks, with stochastic depth that grows from the first to the last."""
+    drop_paths = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
+    return nn.ModuleList(
+        Block(config.dim, config.heads, config.mlp_ratio, drop_path, *LOCAL[config.variant]) for drop_path in drop_paths
+    )
 
 
 class ViTBackbone(nn.Module):
@@ -195,11 +139,7 @@ class ViTBackbone(nn.Module):
             if published
             else GlobalPosition(config.dim)
         )
-        drop_paths = [config.drop_path * i / max(config.depth - 1, 1) for i in range(config.depth)]
-        self.blocks = nn.ModuleList(
-            Block(config.dim, config.heads, config.mlp_ratio, drop_path, local=not published)
-            for drop_path in drop_paths
-        )
+        self.blocks = blocks_of(config)
         self.last_norm = nn.LayerNorm(config.dim, eps=1e-6)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -223,24 +163,30 @@ class ViTPose(BackboneAndHead):
         self.size_divisor = config.patch
         self.num_layers = config.depth + 1
         """The largest id that `layer_id` gives."""
-        self.backbone = ViTBackbone(config)
-        self.backbone.apply(init_weights)
+        if config.variant == "authors":
+            self.backbone: nn.Module = AuthorsBackbone(config.patch, config.dim, blocks_of(config))
+        else:
+            self.backbone = ViTBackbone(config)
+            self.backbone.apply(init_weights)
         self.keypoint_head: nn.Module = (
             SimpleHead(config.dim, num_joints, config.patch // HEATMAP_STRIDE)
             if config.decoder == "simple"
             else DeconvHead(config.dim, num_joints, config.deconv_channels, config.deconv_layers)
         )
+        if config.variant == "authors":
+            self.keypoint_head.apply(default_weights)
 
     def layer_id(self, name: str) -> int:
         """Depth of a parameter for layer decay, lr * decay^(num_layers - id), as in the official ViTPose.
 
-        0 for patch and position embedding, i + 1 for block i, `num_layers` for the final norm and the head.
+        0 for patch and position embedding and the class token, i + 1 for block i, `num_layers` for the final norm and
+        the head.
 
         Raises:
             ValueError: no parameter of this model has such a name.
         """
         match name.split("."):
-            case ["backbone", "patch_embed" | "pos_embed", *_]:
+            case ["backbone", "patch_embed" | "pos_embed" | "global_pos_embed" | "cls_token", *_]:
                 return 0
             case ["backbone", "blocks", index, *_] if index.isdecimal() and int(index) < self.config.depth:
                 return int(index) + 1
@@ -249,8 +195,8 @@ class ViTPose(BackboneAndHead):
         raise ValueError(f"this ViTPose of {self.config.depth} blocks has no parameter {name!r}")
 
     def no_weight_decay(self, name: str, parameter: Tensor) -> bool:
-        """Whether weight decay must leave a parameter alone: norms, biases and both position embeddings."""
-        return parameter.ndim <= 1 or is_position_embedding(name)
+        """Whether weight decay must leave a parameter alone: norms, biases, position embeddings, the class token."""
+        return parameter.ndim <= 1 or is_position_embedding(name) or name == "backbone.cls_token"
 
 
 def init_weights(module: nn.Module) -> None:

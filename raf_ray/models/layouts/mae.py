@@ -9,10 +9,11 @@ from raf_ray.models.layouts import Entries, Layout, renamed
 RULES = {
     "patch_embed.": "backbone.patch_embed.",
     "pos_embed": "backbone.pos_embed",
+    "cls_token": "backbone.cls_token",
     "blocks.": "backbone.blocks.",
     "norm.": "backbone.last_norm.",
 }
-"""Decoder and class token keep their names."""
+"""The decoder keeps its names."""
 
 
 def to_own(entries: Entries) -> dict[str, Tensor]:
