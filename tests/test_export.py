@@ -29,6 +29,7 @@ from raf_ray.deploy.graph import Graph, Outgoing, any_size_graphs, fixed_graph
 from raf_ray.deploy.onnx_file import _solved
 from raf_ray.errors import InputError, RunError
 from raf_ray.models import build_model
+from raf_ray.models.vitpose import ViTPose, ViTPoseConfig
 from raf_ray.resolution import Size
 from raf_ray.saved import load_run, predict, skeleton_of_run
 from raf_ray.tasks.classification import Classification
@@ -246,6 +247,14 @@ def test_every_built_in_model_is_one_graph_for_all_multiples_of_16(name):
         return [graph.program.module()(images)]
 
     assert all(difference.is_within for difference in differences(run, outgoing, Size(64, 32)))
+
+
+def test_the_authors_vitpose_goes_out_for_batches_of_any_length():
+    torch.manual_seed(0)
+    model = ViTPose(ViTPoseConfig(dim=16, depth=1, heads=2, deconv_channels=8, variant="authors"), 5).eval()
+    graph, images = fixed_graph(Outgoing(model, Pose(), None), Size(64, 32)), torch.randn(3, 3, 64, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(graph.program.module()(images), model(images))
 
 
 def written(model, task, decode_by, size, path):

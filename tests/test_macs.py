@@ -77,6 +77,13 @@ def test_vitpose_small_costs_its_blocks_its_deconvolutions_and_its_depthwise_pos
     )
 
 
+def test_the_authors_vitpose_costs_one_token_more_in_its_blocks():
+    n, wide, blocks = (64 // 16) * (48 // 16), 384, 12
+    more = blocks * (12 * wide**2 + 2 * ((n + 1) ** 2 - n**2) * wide)
+    costs = [forward_macs(build_model("vitpose_small", 17, variant=v), Size(64, 48)) for v in ("raf_ray", "authors")]
+    assert costs[1] == costs[0] + more
+
+
 def test_counting_leaves_the_model_and_the_random_numbers_as_they_were():
     model = Random().train()
     before = {name: values.clone() for name, values in model.state_dict().items()}

@@ -64,7 +64,7 @@ class AuthorsBackbone(nn.Module):
         placed = self.global_pos_embed(self.patch_embed(images))  # (B, D, h, w)
         height, width = placed.shape[-2:]
         patches = placed.flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)  # (B, 1 + h * w, D)
+        tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)  # (B, 1 + h * w, D)
         for block in self.blocks:
             tokens = block(tokens, (height, width))
         tokens = self.last_norm(tokens)
