@@ -71,21 +71,22 @@ def test_a_summed_loss_is_that_of_a_loop_over_levels(name):
 
 
 def test_weight_decay_on_what_the_authors_decay():
-    model = ViTPose(ViTPoseConfig(dim=16, depth=2, heads=2, deconv_channels=8), num_joints=4)
+    model = ViTPose(ViTPoseConfig(dim=16, depth=2, heads=2, deconv_channels=8, variant="authors"), num_joints=4)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
 
     def decayed(by):
         groups = parameter_groups(model, 0.1, 0.75, by)
         return {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
 
-    expected = set()
-    for name, parameter in model.named_parameters():
-        if len(parameter.shape) == 1 or name.endswith(".bias") or "pos_embed" in name:
-            continue
-        expected.add(name)
-    assert decayed("authors") == expected
+    layers = ("attn.qkv", "attn.proj", "attn.get_v", "mlp.fc1", "mlp.fc2")
+    expected = {f"backbone.blocks.{block}.{layer}.weight" for block in range(2) for layer in layers}
+    expected |= {f"keypoint_head.deconv_layers.{n}.weight" for n in (0, 1, 3, 4)}
+    expected |= {"keypoint_head.final_layer.weight", "backbone.patch_embed.proj.weight"}
+    assert decayed("authors") - expected == {"backbone.cls_token"}  # has no gradient, and so no decay
+    assert expected <= decayed("authors")
+    scales = {f"keypoint_head.deconv_layers.{n}.weight" for n in (1, 4)}
     more = expected - decayed("weights")
-    assert more and all(".local_pos." in name for name in more)
+    assert more == scales | {f"backbone.blocks.{block}.attn.get_v.weight" for block in range(2)}
 
 
 def test_a_federation_trains_and_is_scored_by_the_authors_pipeline(tmp_path, capsys):

@@ -226,7 +226,7 @@ class OptimizerConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Not applied to norms, biases and position embeddings; see `decayed`."""
     decayed: Literal["weights", "authors"] = "weights"
-    """`authors`: all of two dimensions or more, but names with `pos_embed` (ViTPose's rule, the RAF authors')."""
+    """`authors`: all but names with `norm`, `bias` or `pos_embed`, as the RAF authors' code has it."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """AdamW's moments."""
     momentum: Share = 0.9

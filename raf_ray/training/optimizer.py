@@ -49,10 +49,10 @@ def parameter_groups(
     """Groups of equal weight decay and learning-rate factor (key `factor`).
 
     Norms, biases and other one-dimensional parameters are not decayed; nor is what the model's own
-    `no_weight_decay(name, parameter)` names. `authors` goes by dimensions and names alone, as ViTPose's code: what is
-    called a bias or `pos_embed` is not decayed, local position embeddings and tokens are. With `layer_decay` below 1
-    the factor of a parameter is layer_decay ^ (num_layers - layer id), by the model's `layer_id(name)` and
-    `num_layers` (BEiT, ViTPose).
+    `no_weight_decay(name, parameter)` names. `authors` goes by names alone, as their code: with `norm`, `bias` or
+    `pos_embed` in it a parameter is not decayed, else it is, a local position embedding and a batch norm that is called
+    by its number too. With `layer_decay` below 1 the factor of a parameter is layer_decay ^ (num_layers - layer id), by
+    the model's `layer_id(name)` and `num_layers` (BEiT, ViTPose).
     """
     spared = getattr(model, "no_weight_decay", None)
     layer_of = getattr(model, "layer_id", None)
@@ -61,7 +61,7 @@ def parameter_groups(
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if decayed == "authors":
-            plain = parameter.ndim <= 1 or name.endswith(".bias") or "pos_embed" in name
+            plain = any(part in name for part in ("norm", "bias", "pos_embed"))
         else:
             plain = parameter.ndim <= 1 or (spared is not None and spared(name, parameter))
         factor = layer_decay ** (model.num_layers - layer_of(name)) if layer_decay < 1 else 1.0  # type: ignore
