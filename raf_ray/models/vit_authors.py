@@ -1,5 +1,8 @@
 """The backbone of the RAF authors' ViTPose (arXiv 2507.23461), entry by entry as their public code has it.
 
+Source: Icecoffee2500/RAF on GitHub, raf/hpe/models/vit.py with `use_gpe` and `use_lpe`, as their configs set them, and
+`get_vit_optimizer` for what is trained.
+
 It is ViTPose's, with its patches padded by 2 px, and ResFormer's positions (Tian et al. 2023) on grids of any size:
 
 - the global embedding adds the convolved code alone (`GlobalPosition` adds the code too);
