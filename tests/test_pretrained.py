@@ -56,6 +56,27 @@ def test_heatmaps_have_a_quarter_of_the_image_size(height: int, width: int) -> N
         build_model(LITE0, 5)(torch.zeros(2, 3, height + 4, width))
 
 
+def test_layer_decay_goes_from_the_head_down_to_the_stem() -> None:
+    model = build_model(LITE0, 5)
+    found = {name: model.layer_id(name) for name, _ in model.named_parameters()}
+    assert found["backbone.stem.weight"] == found["backbone.norm.weight"] == 0
+    assert {found[name] for name in found if name.startswith("keypoint_head.")} == {model.num_layers} == {12}
+    assert [found[f"backbone.blocks.{i}._project_conv.weight"] for i in range(11)] == list(range(1, 12))
+    with pytest.raises(ValueError, match="no parameter 'blocks'"):
+        model.layer_id("blocks")
+
+
+def test_its_head_passes_its_inputs_size_on() -> None:
+    """Steps of an adaptive optimiser are as large as the published 0.001: a head that begins so is thrown about."""
+    torch.manual_seed(0)
+    head = build_model(LITE0, 5).keypoint_head
+    values = torch.randn(4, 112, 12, 9)
+    for layer in (head.deconv_layers[0], head.deconv_layers[3]):
+        values = layer(values)[..., 2:-2, 2:-2]
+        assert 1.2 < values.std() < 1.7  # the square root of 2, which a ReLU halves again
+        values = torch.randn(4, 128, 12, 9)
+
+
 def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     there = importlib.util.find_spec
     monkeypatch.setattr(

@@ -10,6 +10,8 @@ GroupNorm, since they have no statistics to begin with. The trunk's statistics a
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,9 @@ BLOCKS = 11
 
 CHANNELS = 112
 """Of their output."""
+
+HEAD_CHANNELS = 128
+"""Of the head's deconvolutions: half of the paper's 256, which would cost twice what the trunk does."""
 
 GROUPS = 32
 """Of the head's norms (Wu and He 2018)."""
@@ -89,7 +94,31 @@ class EfficientNetLite0(BackboneAndHead):
     def __init__(self, num_joints: int) -> None:
         super().__init__()
         self.backbone = Trunk(trunk_of_imagenet())
-        self.keypoint_head = DeconvHead(CHANNELS, num_joints, norm=lambda channels: nn.GroupNorm(GROUPS, channels))
+        self.keypoint_head = DeconvHead(
+            CHANNELS, num_joints, HEAD_CHANNELS, norm=lambda channels: nn.GroupNorm(GROUPS, channels)
+        )
+        for layer in self.keypoint_head.deconv_layers:
+            if isinstance(layer, nn.ConvTranspose2d):
+                reach = layer.in_channels * layer.weight[0, 0].numel() / math.prod(layer.stride)  # inputs of a pixel
+                nn.init.normal_(layer.weight, std=math.sqrt(2 / reach))
+
+    num_layers = BLOCKS + 1
+    """The largest id that `layer_id` gives."""
+
+    def layer_id(self, name: str) -> int:
+        """Depth of a parameter for layer decay: 0 for the stem, i + 1 for block i, `num_layers` for the head.
+
+        Raises:
+            ValueError: no parameter of this model has such a name.
+        """
+        match name.split("."):
+            case ["backbone", "stem" | "norm", *_]:
+                return 0
+            case ["backbone", "blocks", index, *_] if index.isdecimal() and int(index) < BLOCKS:
+                return int(index) + 1
+            case ["keypoint_head", *_]:
+                return self.num_layers
+        raise ValueError(f"EfficientNet-Lite0 has no parameter {name!r}")
 
 
 def build(name: str, num_joints: int, depth: int) -> EfficientNetLite0:
