@@ -118,14 +118,14 @@ def sizes_of(run: SavedRun, asked: str | None) -> list[Size]:
 
 
 def told_of(run: SavedRun, client: str | None) -> dict[str, Any]:
-    """What the files say of the run: its task, the names of its outputs, and limbs to draw."""
+    """What the files say of the run: its task, the names of its outputs, limbs and mirror pairs of joints."""
     from importlib.metadata import version
 
     from raf_ray.request.plans import plan_clients, trained_sizes
     from raf_ray.request.task import task_of
     from raf_ray.saved import skeleton_of_run
 
-    limbs = skeleton_of_run(run).limb_indices if task_of(run.config).draws_joints else ()
+    skeleton = skeleton_of_run(run) if task_of(run.config).draws_joints else None
     return {
         "made_by": f"raf-ray {version('raf-ray')}",
         "task": run.config.task.name,
@@ -133,7 +133,9 @@ def told_of(run: SavedRun, client: str | None) -> dict[str, Any]:
         "client": client,
         "trained_sizes": [[size.height, size.width] for size in trained_sizes(plan_clients(run.config))],
         "names": list(run.joints),
-        "limbs": [list(limb) for limb in limbs],
+        "limbs": [] if skeleton is None else [list(limb) for limb in skeleton.limb_indices],
+        "flip_pairs": [] if skeleton is None else [list(pair) for pair in skeleton.flip_pairs],
+        "category_id": run.labels.category_id,
     }
 
 

@@ -194,7 +194,7 @@ def draw_all(
                 joints, confidence = joints_in(run, picture, boxes, size, skeleton, path)
                 draw_people(drawing, picture, joints, skeleton)
                 write_joints(drawing.with_suffix(".json"), run.joints, joints, confidence)
-                entries += results_of(ids[path], joints, confidence, boxes, file_name=path.name)
+                entries += results_of(ids[path], run.labels.category_id, joints, confidence, boxes, file_name=path.name)
                 told = f"{len(boxes)} {'person' if len(boxes) == 1 else 'people'}"
                 bar.advance(steps)
             console.print(f"{shown_path(path)}: {told} -> {shown_path(drawing)}", highlight=False, soft_wrap=True)
@@ -239,7 +239,7 @@ def draw_video(
         for frame, picture in enumerate(video.read()):
             joints, confidence = joints_in(run, picture, boxes, size, skeleton, video.path)
             writer.write(draw_frame(picture, joints, skeleton))
-            entries += results_of(frame, joints, confidence, boxes)
+            entries += results_of(frame, run.labels.category_id, joints, confidence, boxes)
             yield frame + 1
         writer.close()
         os.replace(half, drawing)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from raf_ray.config import Config
 from raf_ray.config.loading import merge, parse_override, read_yaml, validate
+from raf_ray.data.annotations.joints import UNKNOWN_SIGMA
 from raf_ray.data.augment import NO_MARGINS
 from raf_ray.data.batches import Batches, images_at
-from raf_ray.data.people import People
+from raf_ray.data.people import PERSON, People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import SKELETONS, Skeleton
 from raf_ray.errors import InputError
@@ -23,7 +25,7 @@ from raf_ray.evaluation.own import sizes_of_clients
 from raf_ray.evaluation.scorer import Scorer
 from raf_ray.evaluation.scores import Scores
 from raf_ray.models import size_divisor
-from raf_ray.models.saving import load_model
+from raf_ray.models.saving import load_model, read_labels
 from raf_ray.request import parts
 from raf_ray.request.crops import crop_rule
 from raf_ray.request.people import load_held_out, skeleton_of, splits_of
@@ -39,6 +41,14 @@ def files_of(client: str | None) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Of the people that a run has learnt from, as its model's file says; an older one does not."""
+
+    skeleton: Skeleton | None = None
+    category_id: int = PERSON
+
+
+@dataclass(frozen=True)
 class SavedRun:
     folder: Path
     config: Config
@@ -48,6 +58,7 @@ class SavedRun:
     joints: tuple[str, ...]
     own: Mapping[str, Path]
     """Client -> the file of its own model, where the method left them some of it and none alone was asked for"""
+    labels: Labels
 
 
 def load_run(folder: Path, overrides: Sequence[str] = (), client: str | None = None) -> SavedRun:
@@ -63,7 +74,17 @@ def load_run(folder: Path, overrides: Sequence[str] = (), client: str | None = N
     check_task(config, task_of(config))
     model, joints = load_model(folder / model_file(client), partial(parts.model_spec, config))
     names = {client_of(path.name): path for path in folder.glob(model_file("*"))} if client is None else {}
-    return SavedRun(folder, config, model, joints, names)
+    return SavedRun(folder, config, model, joints, names, labels_in(folder / model_file(client)))
+
+
+def labels_in(path: Path) -> Labels:
+    """What a model's file says of its run's people. Raises InputError where that is damaged."""
+    try:
+        return TypeAdapter(Labels).validate_python(read_labels(path))
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        place = ".".join(map(str, ("labels", *first["loc"])))
+        raise InputError(f"{path} is damaged ({place}: {first['msg']}); run it again") from error
 
 
 def score_run(run: SavedRun, keep_results: bool = False) -> tuple[Scores, People]:
@@ -96,6 +117,10 @@ def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[Size]]:
     config = run.config
     plans = plan_clients(config)
     held_out = load_held_out(config, plans, splits_of(config))
+    record = run.labels.skeleton
+    if record is not None and config.data.skeleton is None:  # of the same joints, whatever the file says of them
+        same = {split: people for split, people in held_out.items() if people.skeleton.joints == record.joints}
+        held_out |= {split: replace(people, skeleton=record) for split, people in same.items()}
     people = held_out[config.evaluation.split]
     task = task_of(config)
     if task.outputs(people.skeleton) != run.joints:
@@ -114,14 +139,15 @@ def scorer_of_run(run: SavedRun) -> tuple[Scorer, list[Size]]:
 
 
 def skeleton_of_run(run: SavedRun) -> Skeleton:
-    """The record of the model's joints, for drawing and mirroring."""
-    for skeleton in SKELETONS.values():
-        if skeleton.joints == run.joints:
+    """The record of the model's joints: that of the people whom it has learnt from.
+
+    Of an older run, whose file does not hold it, the known one of these joints, or one without limbs.
+    """
+    saved = run.labels.skeleton
+    for skeleton in (saved,) if saved is not None else (*SKELETONS.values(), skeleton_of(run.config)):
+        if skeleton is not None and skeleton.joints == run.joints:
             return skeleton
-    configured = skeleton_of(run.config)
-    if configured is not None and configured.joints == run.joints:
-        return configured
-    return Skeleton("own", run.joints, (0.05,) * len(run.joints))
+    return Skeleton("own", run.joints, (UNKNOWN_SIGMA,) * len(run.joints))
 
 
 @torch.inference_mode()

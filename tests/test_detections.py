@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import raf_ray.evaluate
+import raf_ray.predict
 import raf_ray.run
 from raf_ray.cli import run_command
 from raf_ray.config import load_config
@@ -21,10 +24,14 @@ from raf_ray.data.annotations.detections import read_detections
 from raf_ray.data.annotations.fields import warn_once
 from raf_ray.data.sources.coco import coco_people
 from raf_ray.errors import InputError
+from raf_ray.export import told_of
 from raf_ray.metrics.detections import oks_nms, pose_scores
 from raf_ray.request.boxes import detections_of
+from raf_ray.saved import labels_in, load_run, score_run, skeleton_of_run
 from raf_ray.tracking.mlflow import extra_metrics
-from tests.exports import box_of, cvat, draw
+from tests.exports import JOINTS, LIMBS, box_of, cvat, draw
+
+TRAIN = "person_keypoints_train.json"
 
 SIGMAS = np.array([0.026, 0.05, 0.05, 0.05])
 """Of tests.exports.JOINTS"""
@@ -157,7 +164,7 @@ def test_boxes_that_do_not_go_with_the_request(people: Any, tmp_path: Path, word
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on 6 people, scored on 3 by their own and by detected boxes."""
+    """A run on 6 cats of category 3, scored on 3 by their own and by detected boxes."""
     folder = tmp_path_factory.mktemp("detections")
     cvat(folder / "export")
     for i in (20, 21):
@@ -170,8 +177,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     crowd = {"id": 99, "image_id": 22, "category_id": 1, "bbox": [0, 0, 64, 48], "area": 3072, "iscrowd": 1,
              "num_keypoints": 0, "keypoints": [0] * 12}  # fmt: skip
     content["annotations"].append(crowd)
-    file.write_text(json.dumps(content))
-    (folder / "boxes.json").write_text(json.dumps(detections([*range(6, 9), 20, 21], score=0.9)))
+    for path, values in ((file, content), (train := file.with_name(TRAIN), json.loads(train.read_text()))):
+        for one in values["annotations"]:
+            one["category_id"] = 3
+        values["categories"][0]["id"] = 3
+        path.write_text(json.dumps(values))
+    others = detections([6], category_id=1)
+    boxes = detections([*range(6, 9), 20, 21], score=0.9, category_id=3)
+    (folder / "boxes.json").write_text(json.dumps(boxes + others))
     words = ["data.name=coco", f"data.root={folder / 'export'}", "federation.clients=[low]", "federation.rounds=1",
              "model.name=tests.exports:guess", "optimizer.lr=1e-9",
              "federation.engine=in_process", "data.people_per_client=4", "data.val_people=null",
@@ -197,6 +210,57 @@ def test_the_figures_are_those_of_cocos_evaluator_on_what_is_exported(run: Path)
     given, detected = (json.loads((run / name).read_text()) for name in ("out.json", "out_boxes.json"))
     assert len(given) == 3 and 3 <= len(detected) <= 10
     assert {one["image_id"] for one in detected} == {7, 8, 9, 21, 22}
+    assert {one["category_id"] for one in given + detected} == {3}
+
+
+# --- labels that go out with the model ----------------------------------------------------------------------
+
+
+def test_a_run_keeps_its_joints_limbs_and_category(run: Path) -> None:
+    saved = load_run(run / "run")
+    skeleton = skeleton_of_run(saved)
+    assert (skeleton.name, skeleton.joints, skeleton.sigmas) == ("cat", tuple(JOINTS), tuple(SIGMAS))
+    assert skeleton.limbs == tuple((JOINTS[a - 1], JOINTS[b - 1]) for a, b in LIMBS)
+    told = told_of(saved, None)
+    assert told["limbs"] == [[a - 1, b - 1] for a, b in LIMBS]
+    assert (told["flip_pairs"], told["category_id"]) == ([[1, 2]], 3)
+
+
+def test_predict_draws_the_files_own_limbs_and_names_its_category(run: Path, tmp_path: Path) -> None:
+    picture = run / "export/images/val/6.png"
+    for folder, file in (("new", run / "run"), ("old", older(run / "run", tmp_path / "old_run"))):
+        words = ["--output", str(tmp_path / folder), "--coco", str(tmp_path / f"{folder}.json")]
+        assert run_command(raf_ray.predict.main, [str(file), str(picture), *words]) == 0
+    (new,), (old,) = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("new", "old"))
+    assert (new.pop("category_id"), old.pop("category_id")) == (3, 1) and new == old
+    drawn, without = ((tmp_path / name / "6.joints.png").read_bytes() for name in ("new", "old"))
+    assert drawn != without
+
+
+def older(run: Path, to: Path) -> Path:
+    """The run as it was saved before models kept their people's labels."""
+    shutil.copytree(run, to)
+    values = torch.load(to / "model.pt", weights_only=True)
+    del values["labels"]
+    torch.save(values, to / "model.pt")
+    return to
+
+
+def test_labels_of_a_damaged_model_are_refused(run: Path, tmp_path: Path) -> None:
+    values = torch.load(run / "run/model.pt", weights_only=True)
+    values["labels"]["skeleton"]["sigmas"] = (0.05,) * 3
+    torch.save(values, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"model\.pt is damaged \(labels\.skeleton.*4 joints but 3 sigmas"):
+        labels_in(tmp_path / "model.pt")
+
+
+def test_a_run_is_scored_by_its_own_record_of_the_same_joints(run: Path, tmp_path: Path) -> None:
+    found = older(run / "run", tmp_path / "wide")
+    values = torch.load(run / "run/model.pt", weights_only=True)
+    values["labels"]["skeleton"]["sigmas"] = (10.0,) * 4
+    torch.save(values, found / "model.pt")
+    scores, people = score_run(load_run(found, ["evaluation.boxes=null"]))
+    assert people.skeleton.sigmas == (10.0,) * 4 and scores.by_resolution["64x48"] == pytest.approx(1)
 
 
 def test_further_figures_are_metrics_of_mlflow(run: Path) -> None:

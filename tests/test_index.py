@@ -22,7 +22,7 @@ def index(tmp_path: Path) -> Index:
     client = ClientRecord("client-0", "high", "128x96", "train-000.parquet", 0, 4, 5, 0.5, Margins(1.9, 1.5))
     held_out = {split: SplitRecord(f"{split}.parquet", 3, 3) for split in ("val", "test")}
     written = Index(
-        1, "0.1", "png", 7, "equal", 0.5, MPII16, (client,), held_out, ("128x96", "48x36"), "48x36", "seed: 7"
+        1, "0.1", "png", 7, "equal", 0.5, MPII16, (client,), held_out, ("128x96", "48x36"), "48x36", "seed: 7", 18
     )
     write_index(tmp_path, written)
     return written
@@ -33,6 +33,14 @@ def test_it_comes_back_as_it_was_also_behind_a_byte_order_mark(index: Index, tmp
     path = tmp_path / "index.json"
     path.write_text(path.read_text(), encoding="utf-8-sig")
     assert read_index(tmp_path) == index
+
+
+def test_an_older_one_is_of_cocos_people(index: Index, tmp_path: Path) -> None:
+    path = tmp_path / "index.json"
+    values = json.loads(path.read_text())
+    assert values.pop("category_id") == 18
+    path.write_text(json.dumps(values))
+    assert read_index(tmp_path).category_id == 1
 
 
 CLIENT = ("clients", 0)

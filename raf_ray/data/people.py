@@ -10,6 +10,9 @@ import numpy as np
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.errors import InputError, RunError
 
+PERSON = 1
+"""COCO's category of people"""
+
 ReadPicture = Callable[[int], np.ndarray]
 """Source row -> (H, W, 3) uint8 RGB picture; raises PictureError where it is missing or cannot be decoded."""
 
@@ -58,6 +61,8 @@ class People:
     read: ReadPicture
     ignored: Ignored | None = None
     """Of the whole source, for OKS AP; None: nothing is ignored."""
+    category_id: int = PERSON
+    """What they are, by the number that their source gives it: of detections in COCO's form."""
 
     def __len__(self) -> int:
         return len(self.joints)

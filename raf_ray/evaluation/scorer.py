@@ -166,14 +166,16 @@ class Scorer:
         if detected is None:
             shard = self._batches_of(split, size).shard
             joints, confidence = shard.crop_to_picture(judged[..., :2])[read], judged[read][..., 2]
-            return coco_results(joints, confidence, people.picture_id[read], confidence.mean(axis=1))
+            scores = confidence.mean(axis=1)
+            return coco_results(joints, confidence, people.picture_id[read], scores, people.category_id)
         batches = self._batches_of(split, size, detected.people)
         judged, read = self._judge(batches)
         boxes = detected.people.take(read)
         joints, confidence = batches.shard.crop_to_picture(judged[..., :2])[read], judged[read][..., 2]
         scores = pose_scores(detected.scores[read], confidence)
         kept = oks_nms(joints, scores, boxes.area, boxes.picture_id, np.array(people.skeleton.sigmas))
-        return coco_results(joints[kept], confidence[kept], boxes.picture_id[kept], scores[kept])
+        pictures = boxes.picture_id[kept]
+        return coco_results(joints[kept], confidence[kept], pictures, scores[kept], people.category_id)
 
     def _batches_of(self, split: str, size: Size, boxes: People | None = None) -> Batches:
         """Of a split's people, or of detected `boxes` in their pictures."""

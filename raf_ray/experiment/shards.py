@@ -126,6 +126,7 @@ def _write_rest(
         evaluation_sizes=tuple(str(size) for size in sizes),
         smallest_size=str(sizes[-1]),
         config=write_yaml(config),
+        category_id=held_out["test"].category_id,
     )
     write_index(folder, index)
     return index, {split: size for split, (_, size) in splits.items()}

@@ -83,7 +83,11 @@ def oks_similarity(predicted: np.ndarray, truth: np.ndarray, area: np.ndarray, s
 
 
 def ap_of_results(labels: Labels, results: list[dict[str, Any]]) -> dict[str, float]:
-    """AP and its further figures (`official_extra`) of any detections in the labelled people's pictures."""
+    """AP and its further figures (`official_extra`) of any detections in the labelled people's pictures.
+
+    Whatever category they name, they are of what is labelled.
+    """
+    results = [{**one, "category_id": 1} for one in results]
     area = np.where(np.isnan(labels.area), np.inf, labels.area)
     truths = _coco_truths(labels.joints, labels.visibility, area, labels.box_xywh, labels.picture_id)
     if labels.ignored is not None:
@@ -133,18 +137,18 @@ def _coco_ignored(ignored: Regions, *, joints: int, first_id: int, pictures: set
 
 
 def coco_results(
-    predicted: np.ndarray, confidence: np.ndarray, picture_id: np.ndarray, scores: np.ndarray
+    predicted: np.ndarray, confidence: np.ndarray, picture_id: np.ndarray, scores: np.ndarray, category_id: int = 1
 ) -> list[dict[str, Any]]:
     """COCO's result form of N detections with joints (N, K, 2), their confidences (N, K), and scores (N,).
 
-    What is not finite lies FAR_AWAY. The category is 1, COCO's person.
+    What is not finite lies FAR_AWAY. Category 1 is COCO's person.
     """
     predicted = np.where(np.isfinite(predicted), predicted, FAR_AWAY).astype(np.float64)
     keypoints = np.concatenate([predicted, confidence[:, :, None]], axis=2).astype(np.float64)
     return [
         {
             "image_id": int(picture_id[i]),
-            "category_id": 1,
+            "category_id": category_id,
             "keypoints": keypoints[i].ravel().tolist(),
             "score": float(scores[i]),
         }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +17,27 @@ from raf_ray.plain_tensors import save_plain
 from raf_ray.state import Layout
 
 
-def save_model(layout: Layout, name: str, joints: Sequence[str], buffer: np.ndarray, path: Path) -> None:
-    """model.pt: plain tensors and names, read with ``torch.load(weights_only=True)``."""
+def save_model(
+    layout: Layout, name: str, joints: Sequence[str], labels: Mapping[str, Any], buffer: np.ndarray, path: Path
+) -> None:
+    """model.pt: plain tensors and names, read with ``torch.load(weights_only=True)``.
+
+    `labels`: more of what the outputs mean, in plain values; `read_labels` gives them back.
+    """
     save_plain(
         {
             "model": {n: t.clone() for n, t in layout.tensors(buffer).items()},
             "model_name": name,
             "joints": list(joints),
+            "labels": dict(labels),
         },
         path,
     )
+
+
+def read_labels(path: Path) -> Any:
+    """The `labels` of a file that `load_model` opens, unchecked; {} of an older one, which has none."""
+    return torch.load(path, weights_only=True, map_location="cpu", mmap=True).get("labels", {})
 
 
 def load_model(path: Path, model_of: Callable[[int], ModelSpec]) -> tuple[nn.Module, tuple[str, ...]]:

@@ -13,13 +13,13 @@ from raf_ray.files import write_json, write_text
 
 
 def results_of(
-    image_id: int, joints: np.ndarray, confidence: np.ndarray, boxes: np.ndarray, **more: str
+    image_id: int, category_id: int, joints: np.ndarray, confidence: np.ndarray, boxes: np.ndarray, **more: str
 ) -> list[dict[str, Any]]:
     """COCO results of a picture's people: K times x, y, confidence, whose mean is the score."""
     return [
         {
             "image_id": image_id,
-            "category_id": 1,
+            "category_id": category_id,
             "keypoints": [float(v) for xy, c in zip(person, peaks, strict=True) for v in (*xy, c)],
             "score": float(peaks.mean()),
             "bbox": [float(side) for side in box],

@@ -163,7 +163,7 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
         hosts=HostsSpec(config.data.cache_mb, config.resources.retries, config.resources.wait_for_room_s),
         facts=facts_of(prepared, name),
         fleet=prepared.fleet,
-        save_model=partial(save_model, prepared.layout, config.model.name, prepared.outputs),
+        save_model=partial(save_model, prepared.layout, config.model.name, prepared.outputs, prepared.labels),
         aggregator=aggregator_of(config),
     )
 

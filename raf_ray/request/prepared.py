@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,11 @@ class Prepared:
     def outputs(self) -> tuple[str, ...]:
         """What the model's outputs are of"""
         return task_of(self.config).outputs(self.skeleton)
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What the run's model is saved with, beside the names of its outputs"""
+        return {"skeleton": asdict(self.skeleton), "category_id": self.held_out["val"].category_id}
 
     @property
     def skeleton(self) -> Skeleton:

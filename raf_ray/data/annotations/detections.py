@@ -14,9 +14,6 @@ from raf_ray.data.pictures import PictureFiles
 from raf_ray.errors import InputError
 from raf_ray.files import read_json
 
-PERSON = 1
-"""COCO's category of people"""
-
 
 @dataclass(frozen=True)
 class Detections:
@@ -30,7 +27,7 @@ class Detections:
 def read_detections(file: Path, people: People) -> Detections:
     """The boxes of a detector in the pictures of `people`: a list of ``image_id``, ``bbox``, ``score``.
 
-    Of several categories, 1 is read. Pictures in which nobody of `people` is are read too where their file lists
+    Of several categories, theirs is read. Pictures in which nobody of `people` is are read too where their file lists
     them; boxes in others are left out, which a warning says. Raises InputError for another form, values that their
     field cannot have, and where no box is left.
     """
@@ -47,7 +44,8 @@ def read_detections(file: Path, people: People) -> Detections:
         picture = whole(given(one, "image_id", which, file), f"'image_id' of {which}", file)
         box = numbers(given(one, "bbox", which, file), (4,), f"'bbox' of {which}", file)
         score = number(given(one, "score", which, file), f"'score' of {which}", file)
-        if several and whole(given(one, "category_id", which, file), f"'category_id' of {which}", file) != PERSON:
+        category = given(one, "category_id", which, file) if several else people.category_id
+        if whole(category, f"'category_id' of {which}", file) != people.category_id:
             continue
         if picture not in row_of:
             unknown.append(picture)

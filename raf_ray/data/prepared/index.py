@@ -12,6 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from raf_ray.data.annotations.fields import brief, shown
 from raf_ray.data.crop import Margins
 from raf_ray.data.encoded import Encoding
+from raf_ray.data.people import PERSON
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.data.splits import Partition
 from raf_ray.errors import InputError
@@ -90,6 +91,8 @@ class Index:
     """The last of them"""
     config: str
     """The source's resolved config as YAML"""
+    category_id: Annotated[int, Field(strict=True)] = PERSON
+    """Of the people, by their source; older indices do not say it"""
 
 
 def write_index(root: Path, index: Index) -> None:

@@ -191,6 +191,7 @@ def read_people(root: Path | Storage, index: Index, split: str, first: int | Non
         **arrays | {"joints": arrays["joints"].reshape(-1, len(skeleton), 2)},
         rows=np.arange(record.people, dtype=np.int64),
         read=pictures,
+        category_id=index.category_id,
     ).take(np.arange(count))
     check_reach(people, pictures, sizes, index.smallest_size)
     return people

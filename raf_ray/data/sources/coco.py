@@ -116,6 +116,7 @@ def coco_people(
             area=np.array([entry[2] for entry in found.ignored], np.float64),
             crowd=np.array([entry[3] for entry in found.ignored], bool),
         ),
+        category_id=found_category.id,
     )
 
 

@@ -152,7 +152,8 @@ def to_people(lines: Lines, pictures: Sequence[Path], described: DataYaml) -> Pe
     """The lines' people in pixels, of which each picture's header gives the size.
 
     A share of a side times the side is a pixel index, as in the files that Ultralytics makes of COCO's. `person_id`
-    counts the lines that are used, `picture_id` is the picture's place in the sorted list.
+    counts the lines that are used, `picture_id` is the picture's place in the sorted list. `category_id` is the class,
+    from 1, as in the COCO results that Ultralytics writes.
     """
     used, rows = np.unique(np.array(lines.rows, np.int64), return_inverse=True)
     paths = tuple(str(pictures[row]) for row in used)
@@ -178,4 +179,5 @@ def to_people(lines: Lines, pictures: Sequence[Path], described: DataYaml) -> Pe
         picture_id=used[rows],
         rows=rows.astype(np.int64),
         read=PictureFiles(paths, str(described.file)),
+        category_id=described.class_id + 1,
     )
