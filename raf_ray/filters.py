@@ -44,13 +44,30 @@ def _area_tensor(source: int, target: int, dtype: torch.dtype, device: torch.dev
     return torch.tensor(area_matrix(source, target), dtype=dtype, device=device)
 
 
-def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
-    """(..., h, w) maps blurred by a normalised separable Gaussian of radius ceil(3 sigma), zero outside."""
-    radius = math.ceil(3 * sigma)
+def gaussian_blur(maps: Tensor, sigma: float, radius: int | None = None, mirrored: bool = False) -> Tensor:
+    """(..., h, w) maps blurred by a normalised separable Gaussian; outside they are zero, or their mirror image.
+
+    `radius` None is ceil(3 sigma) pixels.
+    """
+    radius = math.ceil(3 * sigma) if radius is None else radius
     taps = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
     kernel = torch.exp(-(taps**2) / (2 * sigma**2))
     kernel = kernel / kernel.sum()
-    flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    flat = F.conv2d(flat, kernel.view(1, 1, 1, -1), padding=(0, radius))
-    flat = F.conv2d(flat, kernel.view(1, 1, -1, 1), padding=(radius, 0))
+    outside = 0 if mirrored else radius
+    wide = mirror_padded(maps, radius) if mirrored else maps
+    flat = wide.reshape(-1, 1, *wide.shape[-2:])
+    flat = F.conv2d(flat, kernel.view(1, 1, 1, -1), padding=(0, outside))
+    flat = F.conv2d(flat, kernel.view(1, 1, -1, 1), padding=(outside, 0))
     return flat.view_as(maps)
+
+
+def mirror_padded(maps: Tensor, reach: int) -> Tensor:
+    """(..., h, w) with `reach` pixels more on each side, mirrored about the outermost as often as need be.
+
+    Equal to OpenCV's BORDER_REFLECT_101; torch's ``reflect`` refuses maps that are smaller than `reach`.
+    """
+    for axis in (-2, -1):
+        last = maps.shape[axis] - 1
+        place = torch.arange(-reach, last + 1 + reach, device=maps.device) % max(2 * last, 1)
+        maps = maps.index_select(axis, last - (last - place).abs())
+    return maps

@@ -118,6 +118,48 @@ def test_away_from_the_border_dark_is_the_newton_step_of_the_smoothed_log():
     assert found[0, 0].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+def udp_dark_by_loops(heatmap: np.ndarray) -> np.ndarray:
+    """Huang et al. 2020, as their code and MMPose's go about it, on one map: x, y."""
+    import cv2
+
+    y, x = np.unravel_index(int(heatmap.argmax()), heatmap.shape)
+    smooth = cv2.GaussianBlur(heatmap, (11, 11), 0)
+    log = np.pad(np.log(np.clip(smooth, 0.001, 50)), 1, mode="edge")
+    near = {(i, j): log[y + 1 + j, x + 1 + i] for i in (-1, 0, 1) for j in (-1, 0, 1)}
+    slope = np.array([near[1, 0] - near[-1, 0], near[0, 1] - near[0, -1]]) / 2
+    bend = np.empty((2, 2))
+    bend[0, 0] = near[1, 0] - 2 * near[0, 0] + near[-1, 0]
+    bend[1, 1] = near[0, 1] - 2 * near[0, 0] + near[0, -1]
+    bend[0, 1] = bend[1, 0] = 0.5 * (
+        near[1, 1] - near[1, 0] - near[0, 1] + 2 * near[0, 0] - near[-1, 0] - near[0, -1] + near[-1, -1]
+    )
+    return np.array([x, y]) - np.linalg.inv(bend + np.finfo(np.float32).eps * np.eye(2)) @ slope
+
+
+@pytest.mark.parametrize("size", [Size(64, 48), Size(16, 12), Size(8, 6), Size(4, 3)], ids=str)
+def test_udps_dark_is_the_published_step_on_clean_and_on_noisy_maps_also_at_borders(size):
+    torch.manual_seed(0)
+    points = torch.rand(3, 5, 2, dtype=torch.float64) * torch.tensor([size.width, size.height]) - 0.5
+    points[:, 0] = torch.tensor([0.3, size.height - 1.2])
+    clean = encode(points, size)
+    for maps in (clean, clean + 0.1 * torch.rand(clean.shape, dtype=torch.float64)):
+        found, confidence = decode(maps, "udp_dark")
+        wanted = np.array([[udp_dark_by_loops(one) for one in person] for person in maps.numpy()])
+        np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-6, atol=1e-6)
+        assert torch.equal(confidence, maps.amax((2, 3)))
+
+
+def test_udps_dark_goes_where_its_step_leads_however_far():
+    """On noise some peaks lie at saddles; our own decoder stays within a pixel of the highest."""
+    torch.manual_seed(2)
+    maps = torch.rand(1, 400, 16, 12)
+    place = maps.flatten(2).argmax(-1)
+    peaks = torch.stack([place % 12, place // 12], -1)
+    steps = {method: decode(maps, method)[0] - peaks for method in ("dark", "udp_dark")}
+    assert steps["dark"].abs().max() <= 1 < steps["udp_dark"].abs().max()
+    assert steps["udp_dark"].isfinite().all()
+
+
 @pytest.mark.parametrize("size", [Size(1, 1), Size(2, 2), Size(3, 8), Size(8, 3), Size(12, 9)], ids=str)
 @pytest.mark.parametrize("kind", ["zero", "constant", "negative", "one pixel", "ridge", "noise"])
 def test_dark_stays_within_a_pixel_of_the_peak_whatever_the_map_holds(size, kind):

@@ -32,8 +32,8 @@ class EvaluationConfig(Section):
     """Metric of the rounds' scores on `val`, where its people lack what `metric` needs; null: the same."""
     boxes: str | None = None
     """File of detected boxes (COCO's result form) in the final split's pictures: an AP beside that of given boxes."""
-    decode: Literal["argmax", "dark"] = "argmax"
-    """Peak with a quarter-pixel offset, or DARK (near a border: a Gaussian fitted around the peak)."""
+    decode: Literal["argmax", "dark", "udp_dark"] = "argmax"
+    """Peak with a quarter-pixel offset; DARK (near a border: a Gaussian fitted around the peak); UDP's, unbounded."""
     flip_test: bool = False
     """Average with the mirror image's heatmaps."""
     upsample: Literal["none", "nearest", "bilinear", "bicubic"] = "none"

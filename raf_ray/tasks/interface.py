@@ -34,7 +34,7 @@ from raf_ray.objectives import Loss, Objective, Switches
 from raf_ray.objectives.pyramid import over_levels, teachers_of
 from raf_ray.resolution import Size
 
-Decode = Literal["argmax", "dark"]
+Decode = Literal["argmax", "dark", "udp_dark"]
 """Of heatmaps"""
 
 ANY_TASK: frozenset[str] = frozenset({"alpha", "teacher", "weighting", "kd_weight", "reduction"})
