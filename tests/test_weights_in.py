@@ -313,11 +313,43 @@ def test_mae_fills_the_published_backbone_with_its_table(tmp_path: Path) -> None
     assert torch.equal(model.state_dict()["backbone.pos_embed"], found)
 
 
-def test_a_simple_head_in_a_classic_model_keeps_the_fresh_head_and_says_so(tmp_path: Path) -> None:
-    model = published("classic", seed=1)
-    report = load_checkpoint(model, save(published("simple", seed=0).state_dict(), tmp_path / "simple.pth"))
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("theirs", "ours"), [("simple", "classic"), ("classic", "simple")])
+def test_the_other_decoders_head_is_left_out_and_its_key_named(
+    tmp_path: Path, layout: str, theirs: Decoder, ours: Decoder
+) -> None:
+    state = dict(published(theirs, seed=0).state_dict())
+    if layout == "mmpose":
+        state["backbone.pos_embed"] = torch.cat([torch.zeros(1, 1, DIM), state["backbone.pos_embed"][:, 1:]], dim=1)
+    report = load_checkpoint(published(ours, seed=1), save(LAYOUTS[layout][0](state), tmp_path / "a.safetensors"))
     assert set(report.mismatched) == {"keypoint_head.final_layer.weight"}
-    assert "keypoint_head.deconv_layers.0.weight" in report.missing
+    deconvolutions = report.missing if ours == "classic" else report.unexpected
+    assert "keypoint_head.deconv_layers.0.weight" in deconvolutions
+    assert report.decoder == theirs
+    same = load_checkpoint(published(theirs, seed=1), tmp_path / "a.safetensors")
+    assert same.decoder is None and same.share == 1
+
+
+def test_a_runs_file_with_the_other_decoder_is_refused_by_its_key(tmp_path: Path) -> None:
+    for theirs, ours in ((TINY, replace(TINY, decoder="simple")), (replace(TINY, decoder="simple"), TINY)):
+        torch.save({"model": tiny(seed=0, config=theirs).state_dict()}, tmp_path / "model.pt")
+        with pytest.raises(InputError, match=rf"saved from \(model\.decoder={theirs.decoder}\), or give"):
+            load_checkpoint(tiny(seed=1, config=ours), tmp_path / "model.pt")
+
+
+def test_a_run_names_the_decoder_that_would_take_a_files_head(tmp_path: Path) -> None:
+    from raf_ray.config import load_config
+    from raf_ray.request.parts import initial_model
+
+    path = save(published("simple", seed=0).state_dict(), tmp_path / "simple.pth")
+    config = load_config(overrides=["model.name=vitpose_small", f"model.checkpoint={path}"]).model
+    spec = ModelSpec("tests.test_weights_in:classic_one", 18, 5)
+    _, notes = initial_model(spec, config, seed=0)
+    assert "  its head is that of model.decoder=simple, which would take it" in notes
+
+
+def classic_one(joints: int) -> nn.Module:
+    return published("classic", seed=1)
 
 
 @pytest.mark.parametrize("option", [{"variant": "vitpose"}, {"decoder": "simple"}])

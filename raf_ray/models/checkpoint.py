@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from raf_ray.errors import InputError
 from raf_ray.models.entries import plain_name, prefixes_in, read_entries, shape_of, without_prefix
 from raf_ray.models.layouts import known
+from raf_ray.models.simple_head import decoder_of
 from raf_ray.models.vit_positions import TABLE_GRID, is_position_embedding, resized_table, variant_of
 
 OWN, PUBLISHED = "this project's own", "another tool's"
@@ -66,6 +67,8 @@ class CheckpointReport:
     """Taken off the file's names, such as `module.`."""
     layout: str
     """Title of the layout that its names are of."""
+    decoder: str | None
+    """The `model.decoder` whose head the file has, where the model has the other."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, partial: bool = False) -
         others=found.others,
         prefix=reading.prefix,
         layout=reading.layout,
+        decoder=theirs if (theirs := decoder_of(entries)) and decoder_of(own) not in (None, theirs) else None,
     )
     check_fit(report, reading, own, path, partial)
     check_values({name: entries[name] for name in fitting}, own, path)
@@ -172,12 +176,13 @@ def check_fit(report: CheckpointReport, reading: Reading, own: Mapping[str, Tens
     more = ", ..." if len(differing) > SHOWN else ""
     fits = f"; {percent(report.share)} of the parameters fit: model.partial=true takes these" if report.share else ""
     count = f"{len(differing)} entries do not match{'' if report.share else ' and none fits'}"
+    key = f" (model.decoder={report.decoder})" if report.decoder else ""
     theirs, here = variant_of(reading.entries), variant_of(own)
     by_variant = all(name in REPLACED or is_position_embedding(name) for name in differing)
     if by_variant and theirs and here and theirs != here:
         what, remedy = f"variant, model.variant={theirs} where this is {here}", f"set model.variant={theirs}"
     else:
-        what, remedy = "model", "build the model that it was saved from"
+        what, remedy = "model", f"build the model that it was saved from{key}"
     raise InputError(
         f"{path} is a checkpoint of another {what}: {count}, {', '.join(named)}{more};"
         f" {remedy}, or give one of this model{fits}"

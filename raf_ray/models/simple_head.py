@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Decoder = Literal["classic", "simple"]
+
+
+def decoder_of(entries: Mapping[str, Tensor]) -> Decoder | None:
+    """The `model.decoder` of a ViTPose, by the names of its entries; None where they are of no whole ViTPose."""
+    if not {"backbone.patch_embed.proj.weight", "keypoint_head.final_layer.weight"} <= entries.keys():
+        return None
+    return "classic" if any(name.startswith("keypoint_head.deconv_layers.") for name in entries) else "simple"
 
 
 class SimpleHead(nn.Module):

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from raf_ray.models.deconv_head import HEATMAP_STRIDE, BackboneAndHead, DeconvHead
-from raf_ray.models.simple_head import SimpleHead
+from raf_ray.models.simple_head import Decoder, SimpleHead
 from raf_ray.models.vit_authors import AuthorsBackbone, default_weights
 from raf_ray.models.vit_blocks import Block, PatchEmbed
 from raf_ray.models.vit_positions import TABLE_GRID, GlobalPosition, is_position_embedding, placed_by_table
@@ -36,8 +36,6 @@ from raf_ray.models.vit_positions import TABLE_GRID, GlobalPosition, is_position
 Scale = Literal["small", "base", "large", "huge"]
 
 Variant = Literal["raf_ray", "vitpose", "authors"]
-
-Decoder = Literal["classic", "simple"]
 
 OPTIONS = ("variant", "decoder")
 

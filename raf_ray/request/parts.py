@@ -67,6 +67,8 @@ def initial_model(spec: ModelSpec, config: ModelConfig, seed: int) -> tuple[nn.M
         notes.append(f"  it has further weights that were not used: {shorten(report.others)}")
     if report.share < 1:
         notes.append(f"  they fill {percent(report.share)} of the model's parameters")
+    if report.decoder:
+        notes.append(f"  its head is that of model.decoder={report.decoder}, which would take it")
     if kept:
         notes.append(f"  kept their fresh values: {shorten(kept)}")
     if report.unexpected:
