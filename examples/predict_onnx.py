@@ -33,19 +33,23 @@ def read_model(path: str) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]
 
 
 def crop_person(
-    picture: np.ndarray, box: list[float], height: int, width: int, padding: float
+    picture: np.ndarray, box: list[float], height: int, width: int, rule: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(height, width, 3) of a person, and the (2, 3) map from its pixels to those of the picture.
 
-    The box (x, y, w, h) is widened to the crop's shape and by `padding`. A larger person is first reduced by exact area
-    averaging to the crop's density, then moved into place; beyond the picture it is black.
+    `rule` is the record's `crop`. The box (x, y, w, h) is widened to the crop's shape, or to a square that is squeezed
+    into it, and by `padding`; the crop's pixels span it, or the steps between their centres. A larger person is first
+    reduced by exact area averaging to the crop's density, unless `larger_people` is "bilinear", then moved into place;
+    beyond the picture it is black.
     """
     x, y, w, h = box
     centre = np.array([x + w / 2 - 0.5, y + h / 2 - 0.5])
-    box_width = max(w, h * width / height, 1.0) * padding
-    whole = np.array([box_width, box_width * height / width])
-    density = height / whole[1]
-    reduce = min(density, 1.0)
+    square = rule["box"] == "square"
+    aspect = 1.0 if square else width / height
+    box_width = max(w, h * aspect, 1.0) * rule["padding"]
+    whole = np.array([box_width, box_width / aspect])
+    density = np.array([width, height]) / whole if square else np.full(2, height / whole[1])
+    reduce = np.minimum(density, 1.0) if rule["larger_people"] == "area averaging" else np.ones(2)
 
     start = np.floor(centre - whole / 2 - 2 / reduce).astype(int)
     extent = np.ceil(centre + whole / 2 + 2 / reduce).astype(int) + 1 - start
@@ -59,14 +63,15 @@ def crop_person(
         region = cv2.resize(region, tuple(patch.tolist()), interpolation=cv2.INTER_AREA)
 
     shrink = patch / extent  # patch pixels per picture pixel
-    scale = (width, height) / (whole * shrink)  # crop pixels per patch pixel
+    span = np.array([width, height]) - (rule["spans"] == "steps between pixels")
+    scale = span / (whole * shrink)  # crop pixels per patch pixel
     middle = np.array([(width - 1) / 2, (height - 1) / 2])
     in_patch = (centre - (start - 0.5)) * shrink - 0.5
     to_crop = np.array(
         [[scale[0], 0, middle[0] - scale[0] * in_patch[0]], [0, scale[1], middle[1] - scale[1] * in_patch[1]]]
     )
     crop = cv2.warpAffine(region, to_crop, (width, height), flags=cv2.INTER_LINEAR)
-    back = whole / (width, height)
+    back = whole / span
     return crop, np.array(
         [[back[0], 0, centre[0] - back[0] * middle[0]], [0, back[1], centre[1] - back[1] * middle[1]]]
     )
@@ -80,7 +85,7 @@ def predict(
     size: list[int],
 ) -> np.ndarray:
     """(K, 3) x, y in pixels of an RGB picture (H, W, 3), and confidence."""
-    crop, to_picture = crop_person(picture, box, *size, record["crop"]["padding"])
+    crop, to_picture = crop_person(picture, box, *size, record["crop"])
     joints, confidences = session.run(None, {record["input"]["name"]: crop[None]})
     places = joints[0] @ to_picture[:, :2].T + to_picture[:, 2]
     return np.concatenate([places, confidences[0][:, None]], axis=1)

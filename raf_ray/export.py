@@ -14,6 +14,7 @@ from raf_ray.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from raf_ray.data.crop import CropRule
     from raf_ray.deploy.exporting import Exported
     from raf_ray.resolution import Size
     from raf_ray.saved import SavedRun
@@ -66,7 +67,6 @@ def main(words: Sequence[str]) -> None:
     output = given_path(arguments.output, "--output")
     with reading_folder(arguments.run, "RUN", files_of(arguments.client)) as folder:
         run = load_run(folder, client=arguments.client)
-    check_crops(run)
     task, sizes = task_of(run.config), sizes_of(run, arguments.sizes)
     decode = run.config.evaluation.decode if arguments.decode else None
     stem = output / Path(model_file(arguments.client)).stem
@@ -90,19 +90,6 @@ def main(words: Sequence[str]) -> None:
     console.print(f"Files: {shown_path(output)}", highlight=False, soft_wrap=True)
 
 
-def check_crops(run: SavedRun) -> None:
-    """Raise InputError where the run's people are cut by another rule than the files' record tells of."""
-    from raf_ray.data.crop import OURS
-    from raf_ray.request.crops import crop_rule
-
-    if crop_rule(run.config) != OURS:
-        raise InputError(
-            "RUN: its people are cut by another rule than raf-ray's own (data.crop, .codec or .pyramid), of which an "
-            "exported file's record does not tell, so pictures would be prepared wrongly for it; use "
-            "python -m raf_ray.predict, or train with the defaults of these keys"
-        )
-
-
 def sizes_of(run: SavedRun, asked: str | None) -> list[Size]:
     """Largest first. Raises InputError where the model does not take one."""
     from raf_ray.models import size_divisor
@@ -121,6 +108,7 @@ def told_of(run: SavedRun, client: str | None) -> dict[str, Any]:
     """What the files say of the run: its task, the names of its outputs, limbs and mirror pairs of joints."""
     from importlib.metadata import version
 
+    from raf_ray.request.crops import crop_rule
     from raf_ray.request.plans import plan_clients, trained_sizes
     from raf_ray.request.task import task_of
     from raf_ray.saved import skeleton_of_run
@@ -136,6 +124,21 @@ def told_of(run: SavedRun, client: str | None) -> dict[str, Any]:
         "limbs": [] if skeleton is None else [list(limb) for limb in skeleton.limb_indices],
         "flip_pairs": [] if skeleton is None else [list(pair) for pair in skeleton.flip_pairs],
         "category_id": run.labels.category_id,
+        "codec": None if skeleton is None else run.config.data.codec,
+        "crop": crop_record(crop_rule(run.config)),
+    }
+
+
+def crop_record(rule: CropRule) -> dict[str, Any]:
+    """How people are cut for the model, as examples/predict_onnx.py goes by it."""
+    from raf_ray.data.crop import PADDING
+
+    return {
+        "padding": PADDING,
+        "box": "square" if rule.stretch else "of the input's shape",
+        "spans": "steps between pixels" if rule.inner else "pixels",
+        "larger_people": "area averaging" if rule.reduced else "bilinear",
+        "beyond_the_picture": "black",
     }
 
 

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -20,14 +22,20 @@ from torch import nn
 from examples import predict_onnx
 from raf_ray import export, run_federation
 from raf_ray.cli import run_command
+from raf_ray.data.augment import NO_MARGINS
 from raf_ray.data.batches import normalise
 from raf_ray.data.codec import decode, encode, heatmap_to_image
+from raf_ray.data.crop import CropRule
+from raf_ray.data.crops import PlainCrops
+from raf_ray.data.shard import cut_shard
+from raf_ray.data.sources.synthetic import synthetic_people
 from raf_ray.deploy import check, exporting, onnx_file
 from raf_ray.deploy.check import differences
 from raf_ray.deploy.exporting import export_model
 from raf_ray.deploy.graph import Graph, Outgoing, any_size_graphs, fixed_graph
 from raf_ray.deploy.onnx_file import _solved
 from raf_ray.errors import InputError, RunError
+from raf_ray.export import crop_record
 from raf_ray.models import build_model
 from raf_ray.models.vitpose import ViTPose, ViTPoseConfig
 from raf_ray.resolution import Size
@@ -162,14 +170,16 @@ def test_what_the_run_has_not_is_refused(saved_run, tmp_path, capsys, words, say
     assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_run_of_other_crops_is_refused_since_the_files_tell_of_ours_alone(saved_run, tmp_path, capsys):
+def test_a_run_of_other_crops_says_so_in_its_files(saved_run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(saved_run, other)
     config = (other / "config.yaml").read_text()
-    assert "  crop: fit" in config
-    (other / "config.yaml").write_text(config.replace("  crop: fit", "  crop: stretch"))
-    assert run_command(export.main, [str(other), "--format", "torch", "--output", str(tmp_path / "out")]) == 2
-    assert "another rule than raf-ray's own" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    for ours, theirs in (("  crop: fit", "  crop: stretch"), ("  codec: subpixel", "  codec: udp")):
+        assert ours in config
+        config = config.replace(ours, theirs)
+    (other / "config.yaml").write_text(config)
+    record = export.told_of(load_run(other), None)
+    assert record["crop"] == crop_record(CropRule(stretch=True, inner=True)) and record["codec"] == "udp"
 
 
 # --- the check --------------------------------------------------------------------------------------------
@@ -264,6 +274,16 @@ def written(model, task, decode_by, size, path):
     return outgoing, onnx_file.opened(path)
 
 
+@pytest.mark.parametrize(("codec", "decode_by"), [("udp", "argmax"), ("authors", "udp_dark")])
+def test_every_codec_is_one_graph_for_any_size(codec, decode_by):
+    outgoing = Outgoing(Tiny().eval(), Pose(codec), decode_by)
+    graph = next(graph for graph in any_size_graphs(outgoing) if isinstance(graph, Graph))
+    module = graph.program.module()
+    for size in (Size(32, 20), Size(8, 12), Size(48, 64)):
+        found = differences(lambda crops: list(module(crops)), outgoing, size)
+        assert graph.takes(size) and all(difference.is_within for difference in found)
+
+
 @pytest.mark.parametrize(("decode_by", "output"), [(None, "outputs"), ("argmax", "answer")])
 def test_classes_go_out_too(tmp_path, decode_by, output):
     outgoing, run = written(Classification().adapt(Tiny(), 2), Classification(), decode_by, SMALL, tmp_path / "a.onnx")
@@ -275,8 +295,9 @@ def test_classes_go_out_too(tmp_path, decode_by, output):
 
 
 @pytest.mark.slow
-def test_dark_goes_out_in_onnx_with_its_fit_at_the_border(tmp_path):
-    outgoing, run = written(Tiny(2), Pose(), "dark", SMALL, tmp_path / "a.onnx")
+@pytest.mark.parametrize(("codec", "decode_by"), [("subpixel", "dark"), ("udp", "udp_dark")])
+def test_dark_goes_out_in_onnx_with_what_it_does_at_the_border(tmp_path, codec, decode_by):
+    outgoing, run = written(Tiny(2), Pose(codec), decode_by, SMALL, tmp_path / "a.onnx")
     joints, confidences = differences(run, outgoing, SMALL)
     assert joints.is_within and confidences.is_within and joints.undecided < joints.of
 
@@ -311,6 +332,22 @@ def test_the_example_finds_what_predict_finds(exported, saved_run, box, name):
     np.testing.assert_allclose(found[:, 2], confidence[0], atol=1e-4)
     apart = np.abs(found[:, :2] - joints[0]).max(-1)
     assert (apart < 0.01).mean() > 0.9, apart
+
+
+@pytest.mark.parametrize("box", [[0, 0, 60, 80], [-30, -20, 90, 50], [20, 30, 4, 6], [10, 5, 20, 60]])
+@pytest.mark.parametrize("rule", [CropRule(*switches) for switches in product((False, True), repeat=3)], ids=str)
+def test_the_example_cuts_people_by_any_rule_as_raf_ray_does(rule, box):
+    picture = np.random.default_rng(0).integers(0, 255, (80, 60, 3), dtype=np.uint8)
+    box = np.array(box, np.float32)
+    person = replace(synthetic_people(0, "test", np.arange(1), 80.0), centre=box[None, :2] + box[None, 2:] / 2 - 0.5,
+                     box=box[None, 2:], read=lambda row: picture)  # fmt: skip
+    shard = cut_shard(person, Size(32, 24), NO_MARGINS, rule=rule)
+    crop, to_picture = predict_onnx.crop_person(picture, box.tolist(), 32, 24, crop_record(rule))
+    apart = crop.astype(int) - PlainCrops(shard).take(np.arange(1))[0].numpy()
+    assert np.abs(apart).max() <= 1 and (apart != 0).mean() < 0.01
+    corners = np.array([[[0, 0], [23, 0], [0, 31], [11.5, 7.25]]])
+    np.testing.assert_allclose(corners[0] @ to_picture[:, :2].T + to_picture[:, 2], shard.crop_to_picture(corners)[0],
+                               atol=1e-4)  # fmt: skip
 
 
 def test_the_example_runs_where_there_is_no_raf_ray(exported, tmp_path):

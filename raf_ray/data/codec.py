@@ -110,7 +110,7 @@ def _udp_dark_offset(maps: Tensor, x: Tensor, y: Tensor, sigma: float = SIGMA) -
     epsilon stands on the Hessian's. Where that has no inverse there is no step.
     """
     radius = round((sigma - 0.8) / 0.3) + 1
-    logs = gaussian_blur(maps, sigma, radius, mirrored=True).clamp(1e-3, 50).log()
+    logs = gaussian_blur(maps, sigma, radius, mirrored=True).clamp(1e-3, 50.0).log()
 
     def at(dx: int, dy: int) -> Tensor:
         return _neighbours(logs, x, y, dx, dy)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from raf_ray.data.batches import MEAN, STD
-from raf_ray.data.crop import PADDING
 from raf_ray.errors import described
 from raf_ray.models import size_divisor
 from raf_ray.resolution import LARGEST_SIDE, Size
@@ -114,7 +113,8 @@ def any_size_graphs(outgoing: Outgoing) -> Iterator[Graph | str]:
 
 
 def describe(graph: Graph, outgoing: Outgoing, told: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file says of itself, beside what is `told`: all that is needed to prepare pictures for it."""
+    """What the file says of itself, beside what is `told`, such as how people are cut: with both, pictures can be
+    prepared for it."""
     decodes = outgoing.decode is not None
     made: dict[str, Any] = {
         **told,
@@ -130,7 +130,6 @@ def describe(graph: Graph, outgoing: Outgoing, told: Mapping[str, Any]) -> dict[
             "std": None if decodes else list(STD),
         },
         "output": {"names": list(graph.output_names), "decode": outgoing.decode},
-        "crop": {"padding": PADDING, "beyond_the_picture": "black", "larger_people": "area averaging"},
     }
     return made
 
