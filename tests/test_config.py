@@ -56,7 +56,7 @@ def test_the_authors_presets_differ_from_the_papers_by_their_pipeline_alone():
         paper, authors = (load_config([f"{who}_{name}"], overrides=["data.root=x"]) for who in ("paper", "authors"))
         pipeline = {"data.codec", "data.pyramid", "data.partition", "data.augment.shift", "data.augment.rotation_cut",
                     "objective.reduction", "federation.rounds", "optimizer.lr", "optimizer.clip", "optimizer.decayed",
-                    "resources.precision", "model.variant"}  # fmt: skip
+                    "evaluation.decode", "resources.precision", "model.variant"}  # fmt: skip
         assert set(differences(paper, authors)) == pipeline | ({"data.crop"} if name == "mpii" else set())
         assert (authors.optimizer.lr, authors.optimizer.clip, authors.federation.rounds) == (2.5e-4, 0.003, 211)
         assert (paper.model.variant, authors.model.variant) == ("raf_ray", "authors")
