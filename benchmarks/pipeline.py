@@ -66,7 +66,7 @@ class ByHand(Dataset[Any]):
         """Image (3, h, w), targets (K, h/4, w/4), weights (K,)."""
         crop = cv2.warpAffine(picture, warp, (size.width, size.height), flags=cv2.INTER_LINEAR)
         image = ((crop.astype(np.float32) - self._mean) / self._std).transpose(2, 0, 1)
-        h, w = size.heatmap.height, size.heatmap.width
+        h, w = size.heatmap().height, size.heatmap().width
         targets, weights = np.zeros((len(places), h, w), np.float32), np.zeros(len(places), np.float32)
         for joint, (x, y) in enumerate(np.floor(places / 4 + 0.5).astype(int)):
             left, top, right, bottom = x - REACH, y - REACH, x + REACH + 1, y + REACH + 1

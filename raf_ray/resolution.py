@@ -1,6 +1,6 @@
 """Which tiers exist and what a pyramid is: sizes, levels below a tier.
 
-Every size is height x width in pixels; heatmaps are a quarter of it on each side.
+Every size is height x width in pixels; heatmaps are a quarter of it on each side, or what `model.heatmap_stride` says.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from raf_ray.errors import InputError
 
 HEATMAP_STRIDE = 4
-"""Image pixels per heatmap pixel, on each side (Xiao et al. 2018; kept by ViTPose and by RAF)."""
+"""Image pixels per heatmap pixel, on each side, by default (Xiao et al. 2018; kept by ViTPose and by RAF)."""
 
 LARGEST_SIDE = 4096
 """A choice: what a person is cut at, not what a picture may have."""
@@ -37,9 +37,9 @@ class Size:
     def aspect(self) -> float:
         return self.width / self.height
 
-    @property
-    def heatmap(self) -> Size:
-        return Size(self.height // HEATMAP_STRIDE, self.width // HEATMAP_STRIDE)
+    def heatmap(self, stride: int = HEATMAP_STRIDE) -> Size:
+        """Of this image's heatmaps, one of whose pixels is `stride` of the image on each side."""
+        return Size(self.height // stride, self.width // stride)
 
     def is_below(self, other: Size) -> bool:
         """True where no side is larger than `other`'s and at least one is smaller."""

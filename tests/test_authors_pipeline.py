@@ -69,7 +69,7 @@ def test_udp_comes_back_to_the_joint_and_the_authors_rule_does_not():
     errors = {}
     for codec in ("subpixel", "udp", "authors"):
         points, _ = decode(targets_of(joints, SIZE, codec).double(), "dark")
-        errors[codec] = (to_image(points, SIZE.heatmap, codec) - joints).abs().max().item()
+        errors[codec] = (to_image(points, SIZE.heatmap(), codec) - joints).abs().max().item()
     assert errors["subpixel"] < 0.3 and errors["udp"] < 0.3
     # 40 / 4 = 10 exactly, read as 10 x 47 / 11; 56 / 4 = 14 as 14 x 63 / 15
     assert errors["authors"] == pytest.approx(max(10 * 47 / 11 - 40, 14 * 63 / 15 - 56), abs=0.05)

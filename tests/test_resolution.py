@@ -17,7 +17,7 @@ TIERS = {"high": "256x192", "mid": "192x144", "low": "128x96"}
 def test_sizes_are_height_by_width():
     assert parse_size("256x192") == Size(256, 192)
     assert str(Size(96, 72)) == "96x72"
-    assert Size(128, 96).heatmap == Size(32, 24)
+    assert Size(128, 96).heatmap() == Size(32, 24)
 
 
 @pytest.mark.parametrize("text", ["256", "0x4", "axb", "12x-4", ""])

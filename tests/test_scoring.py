@@ -43,7 +43,7 @@ class Oracle(nn.Module):
         joints = torch.tensor(apply(shard.to_crop(index), shard.joints[index]), dtype=torch.float32)
         if self.mirrored:
             joints = joints[:, PEOPLE.skeleton.flip_order]
-        return encode(image_to_heatmap(joints), size.heatmap) * self.scale
+        return encode(image_to_heatmap(joints), size.heatmap()) * self.scale
 
 
 def scorer(model: nn.Module, metric: str = "pck_torso_0.2", flip_test: bool = False) -> Scorer:

@@ -126,6 +126,8 @@ class ModelConfig(Section):
     """Of `vitpose_*`: positions by code and convolutions, the published table of them, or the RAF authors' model."""
     decoder: Literal["classic", "simple"] = "classic"
     """Of `vitpose_*`: two deconvolutions, or the published simple one (enlarge, then one convolution)."""
+    heatmap_stride: Literal[4, 2, 1] = 4
+    """Image pixels per heatmap pixel, on each side; below 4 by a finer head with pixel shuffle (docs/models.md)."""
     freeze_norms: bool | None = None
     """Batch norms keep their statistics (running mean and variance); null: the model's own default."""
     partial: bool = False

@@ -19,7 +19,7 @@ from raf_ray.data.shard import Shard
 from raf_ray.data.skeletons import Skeleton
 from raf_ray.data.targets import Codec, targets_of
 from raf_ray.data.warp import reduce, to_device, warp
-from raf_ray.resolution import Size
+from raf_ray.resolution import HEATMAP_STRIDE, Size
 
 # ImageNet's mean and standard deviation on the 0..255 scale, which every pretrained backbone expects.
 MEAN = (123.675, 116.28, 103.53)
@@ -87,7 +87,7 @@ class Level:
     images: Tensor
     """(B, 3, h, w) float32, normalised, channels last in memory"""
     targets: Tensor
-    """The task's; of poses (B, K, h/4, w/4) float32"""
+    """The task's; of poses (B, K, h / stride, w / stride) float32"""
 
 
 def normalise(crops: Tensor) -> Tensor:
@@ -114,9 +114,9 @@ def joints_at(batch: Batch, size: Size) -> Tensor:
     return (batch.joints + 0.5) * _ratio(own, size, device) - 0.5
 
 
-def heatmaps_of(batch: Batch, size: Size, codec: Codec = "subpixel") -> Tensor:
-    """(B, K, h/4, w/4) float32 Gaussian targets of the batch's joints in images of `size`."""
-    return targets_of(joints_at(batch, size), size, codec)
+def heatmaps_of(batch: Batch, size: Size, codec: Codec = "subpixel", stride: int = HEATMAP_STRIDE) -> Tensor:
+    """(B, K, h / stride, w / stride) float32 Gaussian targets of the batch's joints in images of `size`."""
+    return targets_of(joints_at(batch, size), size, codec, stride)
 
 
 def render_pyramid(

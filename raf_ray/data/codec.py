@@ -1,12 +1,13 @@
 """Joints <-> heatmaps: Gaussian targets encoded beside the decoders, in half-pixel coordinates.
 
-An image point x lies at (x + 0.5) / 4 - 0.5 in its heatmap, so encode and decode are exact inverses at any
+An image point x lies at (x + 0.5) / stride - 0.5 in its heatmap, so encode and decode are exact inverses at any
 size, and a mirror image needs no shift (unbiased data processing, Huang et al. 2020).
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,17 +17,27 @@ from raf_ray.filters import gaussian_blur
 from raf_ray.resolution import HEATMAP_STRIDE, Size
 
 SIGMA = 2.0
-"""Standard deviation of the target's Gaussian in heatmap pixels, at every size (the paper's)."""
-FIT_RADIUS = 2
-"""Pixels each way that DARK fits near a border: 1 is as good on the demo and worse with noise, 3 is worse there."""
+"""Standard deviation of the target's Gaussian in heatmap pixels of stride 4, at every size (the paper's)."""
+FIT_RADIUS = 1.0
+"""Standard deviations each way that DARK fits near a border: half is as good on the demo and worse with noise, one and
+a half is worse there."""
 
 
-def image_to_heatmap(points: Tensor) -> Tensor:
-    return (points + 0.5) / HEATMAP_STRIDE - 0.5
+def sigma_of(stride: int) -> float:
+    """The target's standard deviation in heatmap pixels: 8 pixels of the image at any stride.
+
+    So a finer heatmap draws the same Gaussian with more pixels (as SRPose's code does), and every loss keeps its scale,
+    for which learning rate, clip and weights are set.
+    """
+    return SIGMA * HEATMAP_STRIDE / stride
 
 
-def heatmap_to_image(points: Tensor) -> Tensor:
-    return (points + 0.5) * HEATMAP_STRIDE - 0.5
+def image_to_heatmap(points: Tensor, stride: int = HEATMAP_STRIDE) -> Tensor:
+    return (points + 0.5) / stride - 0.5
+
+
+def heatmap_to_image(points: Tensor, stride: int = HEATMAP_STRIDE) -> Tensor:
+    return (points + 0.5) * stride - 0.5
 
 
 def encode(points: Tensor, size: Size, sigma: float = SIGMA) -> Tensor:
@@ -42,14 +53,22 @@ def encode(points: Tensor, size: Size, sigma: float = SIGMA) -> Tensor:
     return (along_y[:, :, None] * along_x[:, None]).permute(0, 3, 1, 2)
 
 
-def decode(heatmaps: Tensor, method: Literal["argmax", "dark", "udp_dark"] = "argmax") -> tuple[Tensor, Tensor]:
-    """(B, K, h, w) heatmaps -> (B, K, 2) points in heatmap pixels and (B, K) confidences (the peaks)."""
+def decode(
+    heatmaps: Tensor, method: Literal["argmax", "dark", "udp_dark"] = "argmax", sigma: float = SIGMA
+) -> tuple[Tensor, Tensor]:
+    """(B, K, h, w) heatmaps -> (B, K, 2) points in heatmap pixels and (B, K) confidences (the peaks).
+
+    `sigma`: of the targets that they were trained on, in heatmap pixels; DARK goes by it.
+    """
     width = heatmaps.shape[-1]
     confidence, place = heatmaps.flatten(2).max(-1)
     x, y = place % width, place // width
-    refine = {"argmax": _quarter_offset, "dark": _dark_offset, "udp_dark": _udp_dark_offset}[method]
-    points = torch.stack([x, y], dim=-1).to(heatmaps.dtype) + refine(heatmaps, x, y)
-    return points, confidence
+    refine = {
+        "argmax": _quarter_offset,
+        "dark": partial(_dark_offset, sigma=sigma),
+        "udp_dark": partial(_udp_dark_offset, sigma=sigma),
+    }[method]
+    return torch.stack([x, y], dim=-1).to(heatmaps.dtype) + refine(heatmaps, x, y), confidence
 
 
 def _neighbours(maps: Tensor, x: Tensor, y: Tensor, dx: int, dy: int) -> Tensor:
@@ -66,7 +85,7 @@ def _quarter_offset(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return 0.25 * torch.stack([step_x, step_y], dim=-1)
 
 
-def _dark_offset(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _dark_offset(maps: Tensor, x: Tensor, y: Tensor, sigma: float) -> Tensor:
     """DARK: the peak's place from the log of the heatmap around it, at most one pixel from its highest pixel.
 
     Away from the border one Newton step on the smoothed heatmap. Within the smoothing's reach of a border that
@@ -74,14 +93,14 @@ def _dark_offset(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     that are there, which is exact for any place on or between them.
     """
     height, width = maps.shape[-2:]
-    reach = math.ceil(3 * SIGMA) + 1
+    reach = math.ceil(3 * sigma) + 1
     whole = (x >= reach) & (x < width - reach) & (y >= reach) & (y < height - reach)
-    return torch.where(whole.unsqueeze(-1), _newton_offset(maps, x, y), _fitted_offset(maps, x, y))
+    return torch.where(whole.unsqueeze(-1), _newton_offset(maps, x, y, sigma), _fitted_offset(maps, x, y, sigma))
 
 
-def _newton_offset(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _newton_offset(maps: Tensor, x: Tensor, y: Tensor, sigma: float) -> Tensor:
     """One Newton step on the log of the smoothed heatmap (Zhang et al. 2020, eq. 9)."""
-    logs = gaussian_blur(maps, sigma=SIGMA).clamp_min(1e-10).log()
+    logs = gaussian_blur(maps, sigma=sigma).clamp_min(1e-10).log()
 
     def at(dx: int, dy: int) -> Tensor:
         return _neighbours(logs, x, y, dx, dy)
@@ -102,7 +121,7 @@ def _step_to_peak(gx: Tensor, gy: Tensor, gxx: Tensor, gxy: Tensor, gyy: Tensor,
     return torch.where(valid.unsqueeze(-1), offset, torch.zeros_like(offset))
 
 
-def _udp_dark_offset(maps: Tensor, x: Tensor, y: Tensor, sigma: float = SIGMA) -> Tensor:
+def _udp_dark_offset(maps: Tensor, x: Tensor, y: Tensor, sigma: float) -> Tensor:
     """DARK as unbiased data processing publishes it: one Newton step, however far (Huang et al. 2020, their code).
 
     Maps are mirrored at their borders for the smoothing, whose window is that of OpenCV's rule (11 pixels for 2, as in
@@ -122,20 +141,21 @@ def _udp_dark_offset(maps: Tensor, x: Tensor, y: Tensor, sigma: float = SIGMA) -
     return _step_to_peak((right - left) / 2, (below - above) / 2, gxx, gxy, gyy)
 
 
-def _fitted_offset(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The maximum of a Gaussian fitted to the 5 x 5 pixels around the highest, as far as the map has them.
+def _fitted_offset(maps: Tensor, x: Tensor, y: Tensor, sigma: float) -> Tensor:
+    """The maximum of a Gaussian fitted to the pixels around the highest (5 x 5 at stride 4), as far as there are such.
 
     Weighted least squares on the logs, each residual weighted by its pixel's value (Guo 2011, "A simple algorithm
     for fitting a Gaussian function"). A quarter pixel to the higher neighbour where those pixels have no maximum.
     """
     height, width = maps.shape[-2:]
-    step = torch.arange(-FIT_RADIUS, FIT_RADIUS + 1, device=maps.device)
+    radius = round(FIT_RADIUS * sigma)
+    step = torch.arange(-radius, radius + 1, device=maps.device)
     dy, dx = (grid.flatten() for grid in torch.meshgrid(step, step, indexing="ij"))
     to_x, to_y = x.unsqueeze(-1) + dx, y.unsqueeze(-1) + dy
     there = (to_x >= 0) & (to_x < width) & (to_y >= 0) & (to_y < height)
     places = (to_y.clamp(0, height - 1) * width + to_x.clamp(0, width - 1)).long()
     values = maps.flatten(2).gather(-1, places).double()
-    values = (values / values.amax(-1, keepdim=True).clamp_min(1e-10)).clamp_min(1e-6)  # (B, K, 25)
+    values = (values / values.amax(-1, keepdim=True).clamp_min(1e-10)).clamp_min(1e-6)  # (B, K, 25) at stride 4
     weights = values * there
     terms = torch.stack([torch.ones_like(dx), dx, dy, dx**2, dx * dy, dy**2], dim=-1).double()  # (25, 6)
     rows = weights.unsqueeze(-1) * terms

@@ -1,4 +1,4 @@
-"""Image of any size -> heatmaps of a quarter of it. One file a family: names, config, builder, forward.
+"""Image of any size -> heatmaps of a quarter of it, or finer. One file a family: names, config, builder, forward.
 
 A file here with `NAMES` and `build(name, num_joints, depth)` is new values of `model.name`. Where it has
 `OPTIONS`, those keys of `model` are keywords of its `build`; another file's models refuse them. Where it has `EXTRA`,
@@ -19,9 +19,12 @@ from raf_ray.models.norms import freeze_norms
 from raf_ray.plugins import constants_in, is_import_path, load_object, names_in
 from raf_ray.resolution import HEATMAP_STRIDE
 
+Option = str | int
+"""A value of a key of `model` that is for a model's file"""
 
-def build_model(name: str, num_joints: int, depth: int = 18, **options: str) -> nn.Module:
-    """A built-in model: images (B, 3, H, W), normalised, -> heatmaps (B, `num_joints`, H/4, W/4).
+
+def build_model(name: str, num_joints: int, depth: int = 18, **options: Option) -> nn.Module:
+    """A built-in model: images (B, 3, H, W), normalised, -> heatmaps (B, `num_joints`, H/4, W/4) or finer ones.
 
     `depth` is the ResNet's of `simple_baseline`. Raises ValueError where no file here names it, and InputError where it
     does not take an option, or needs packages that are not there.
@@ -55,16 +58,21 @@ def pretrained() -> dict[str, str | None]:
     return {name: missing.get(file) for name, file in files.items() if file in with_weights}
 
 
-def check_options(name: str, options: Mapping[str, str], taken: Sequence[str] = ()) -> None:
+def check_options(name: str, options: Mapping[str, Option], taken: Sequence[str] = ()) -> None:
     """Raise InputError where a model does not take an option."""
     for key, value in options.items():
         if key not in taken:
             raise InputError(f"model.{key}={value} does not go with model.name={name}; leave it out")
 
 
+def heatmap_stride(model: nn.Module) -> int:
+    """Image pixels per heatmap pixel, on each side: its own `heatmap_stride`, where it says one."""
+    return int(getattr(model, "heatmap_stride", HEATMAP_STRIDE))
+
+
 def size_divisor(model: nn.Module) -> int:
-    """What must divide a model's sizes: its own `size_divisor`, where it says one."""
-    return int(getattr(model, "size_divisor", HEATMAP_STRIDE))
+    """What must divide a model's sizes: its own `size_divisor`, where it says one, and its stride."""
+    return int(getattr(model, "size_divisor", heatmap_stride(model)))
 
 
 def head_of(model: nn.Module) -> nn.Module | None:
@@ -92,7 +100,7 @@ class ModelSpec:
     """Puts the head of a task into it"""
     freeze_norms: bool | None = None
     """As `raf_ray.models.norms.freeze_norms` takes it"""
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, Option], ...] = ()
     """Keys of `model` that were given another value than their default, for the model's file"""
 
     def build(self) -> nn.Module:
@@ -102,8 +110,15 @@ class ModelSpec:
     def _plain(self) -> nn.Module:
         if not is_import_path(self.name):
             return build_model(self.name, self.joints, self.depth, **dict(self.options))
-        check_options(self.name, dict(self.options))
+        options = dict(self.options)
+        asked = options.pop("heatmap_stride", HEATMAP_STRIDE)
+        check_options(self.name, options)
         model = load_object(self.name, "model.name")(self.joints)
         if not isinstance(model, nn.Module):
             raise InputError(f"model.name={self.name} returned {type(model).__name__}, not a torch.nn.Module")
+        if heatmap_stride(model) != asked:
+            raise InputError(
+                f"model.heatmap_stride={asked}, but the model of {self.name} gives heatmaps of stride "
+                f"{heatmap_stride(model)} (its attribute heatmap_stride; 4 where it has none); set the key to that"
+            )
         return model

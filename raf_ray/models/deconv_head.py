@@ -10,15 +10,16 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-HEATMAP_STRIDE = 4
-"""Image pixels per heatmap pixel, both in Simple Baseline and in ViTPose."""
+from raf_ray.models.finer_layer import last_layer
+from raf_ray.resolution import HEATMAP_STRIDE
 
 
 class DeconvHead(nn.Module):
     """Backbone features to one heatmap a joint; each deconvolution doubles height and width.
 
     The names `deconv_layers.N` and `final_layer` are those of the official ViTPose head, so its checkpoints
-    fit as they are. The standard deviation of the weights, 0.001, is that of both papers' official code.
+    fit as they are. The standard deviation of the weights, 0.001, is that of both papers' official code. With a
+    `heatmap_stride` below 4 `final_layer` is a `FinerLayer`.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class DeconvHead(nn.Module):
         channels: int = 256,
         layers: int = 2,
         norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        heatmap_stride: int = HEATMAP_STRIDE,
     ) -> None:
         super().__init__()
         if num_joints < 1:
@@ -40,26 +42,25 @@ class DeconvHead(nn.Module):
             nn.init.normal_(deconv.weight, std=0.001)
             steps += [deconv, norm(channels), nn.ReLU(inplace=True)]
         self.deconv_layers = nn.Sequential(*steps)
-        self.final_layer = nn.Conv2d(channels if layers else in_channels, num_joints, kernel_size=1)
-        nn.init.normal_(self.final_layer.weight, std=0.001)
-        nn.init.zeros_(self.final_layer.get_parameter("bias"))
+        self.final_layer = last_layer(channels if layers else in_channels, num_joints, heatmap_stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) to heatmaps (B, K, h * 2^layers, w * 2^layers), unbounded values."""
+        """Features (B, C, h, w) to heatmaps (B, K, h * 2^layers, w * 2^layers), or finer ones; unbounded values."""
         heatmaps: Tensor = self.final_layer(self.deconv_layers(features))
         return heatmaps
 
 
 class BackboneAndHead(nn.Module):
-    """Images of any size that `size_divisor` divides, to heatmaps of a quarter of that size."""
+    """Images of any size that `size_divisor` divides, to heatmaps of a `heatmap_stride`-th of that size."""
 
     head_name = "keypoint_head"
     size_divisor: int
+    heatmap_stride: int
     backbone: nn.Module
     keypoint_head: nn.Module
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised, to heatmaps (B, K, H / 4, W / 4), unbounded values.
+        """Images (B, 3, H, W), normalised, to unbounded heatmaps (B, K, H / heatmap_stride, W / heatmap_stride).
 
         Raises:
             ValueError: `size_divisor` does not divide H and W.
@@ -75,7 +76,7 @@ class BackboneAndHead(nn.Module):
 
 
 def check_image_size(images: Tensor, divisor: int) -> None:
-    """Refuse images (B, 3, H, W) whose heatmaps would not be exactly (H / 4, W / 4).
+    """Refuse images (B, 3, H, W) whose heatmaps would not be of an exact size.
 
     Raises:
         ValueError: `images` is not (B, 3, H, W), or `divisor` does not divide both H and W.

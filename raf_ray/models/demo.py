@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raf_ray.models.finer_layer import last_layer
+from raf_ray.resolution import HEATMAP_STRIDE
+
 NAMES = ("demo",)
+
+OPTIONS = ("heatmap_stride",)
 
 STRIDE = 16
 """Of the deepest features; the input is padded to it."""
@@ -38,16 +43,22 @@ class Residual(nn.Module):
 
 
 class DemoNet(nn.Module):
-    """images (B, 3, H, W) -> heatmaps (B, K, H/4, W/4) for any H and W that 4 divides.
+    """images (B, 3, H, W) -> heatmaps (B, K, H / stride, W / stride) for any H and W that 4 divides.
 
-    The input is padded with zeros to the stride of 16; the heatmaps are cut to H/4 x W/4.
+    The input is padded with zeros to the stride of 16; the heatmaps are cut to H / stride x W / stride.
     """
 
     size_divisor = 4
     head_name = "head"
 
-    def __init__(self, num_joints: int, widths: tuple[int, int, int, int] = (16, 32, 48, 96)) -> None:
+    def __init__(
+        self,
+        num_joints: int,
+        widths: tuple[int, int, int, int] = (16, 32, 48, 96),
+        heatmap_stride: int = HEATMAP_STRIDE,
+    ) -> None:
         super().__init__()
+        self.heatmap_stride = heatmap_stride
         half, quarter, eighth, sixteenth = widths
         self.down_quarter = nn.Sequential(conv_norm(3, half, stride=2), conv_norm(half, quarter, stride=2))
         self.down_eighth = conv_norm(quarter, eighth, stride=2)
@@ -56,14 +67,12 @@ class DemoNet(nn.Module):
         self.merge_eighth = conv_norm(eighth, eighth)
         self.to_quarter = nn.Conv2d(eighth, quarter, 1)
         self.merge_quarter = conv_norm(quarter, quarter)
-        self.head = nn.Conv2d(quarter, num_joints, 1)
-        nn.init.normal_(self.head.weight, std=0.001)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self.head = last_layer(quarter, num_joints, heatmap_stride)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         heatmaps: Tensor = self.head(self.features(images))
-        return heatmaps[..., : height // 4, : width // 4]
+        return heatmaps[..., : height // self.heatmap_stride, : width // self.heatmap_stride]
 
     def features(self, images: Tensor) -> Tensor:
         """(B, C, h, w) that the head sees, of the padded images."""
@@ -81,5 +90,5 @@ class DemoNet(nn.Module):
         return merged
 
 
-def build(name: str, num_joints: int, depth: int) -> DemoNet:
-    return DemoNet(num_joints).to(memory_format=torch.channels_last)
+def build(name: str, num_joints: int, depth: int, heatmap_stride: int = HEATMAP_STRIDE) -> DemoNet:
+    return DemoNet(num_joints, heatmap_stride=heatmap_stride).to(memory_format=torch.channels_last)

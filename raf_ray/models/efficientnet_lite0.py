@@ -16,8 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from raf_ray.models.deconv_head import BackboneAndHead, DeconvHead
+from raf_ray.resolution import HEATMAP_STRIDE
 
 NAMES = ("efficientnet_lite0",)
+
+OPTIONS = ("heatmap_stride",)
 
 EXTRA = "pretrained"
 
@@ -73,17 +76,23 @@ class Trunk(nn.Module):
 
 
 class EfficientNetLite0(BackboneAndHead):
-    """Images of any size that 16 divides, normalised by `MEAN` and `STD`, to heatmaps of a quarter of that size."""
+    """Images of any size that 16 divides, normalised by `MEAN` and `STD`, to heatmaps of a
+    `heatmap_stride`-th of that size."""
 
     size_divisor = 16
     freeze_norms = True
     """By default: averaged statistics of people of several sizes fit none of them."""
 
-    def __init__(self, num_joints: int) -> None:
+    def __init__(self, num_joints: int, heatmap_stride: int = HEATMAP_STRIDE) -> None:
         super().__init__()
+        self.heatmap_stride = heatmap_stride
         self.backbone = Trunk(trunk_of_imagenet())
         self.keypoint_head = DeconvHead(
-            CHANNELS, num_joints, HEAD_CHANNELS, norm=lambda channels: nn.GroupNorm(GROUPS, channels)
+            CHANNELS,
+            num_joints,
+            HEAD_CHANNELS,
+            norm=lambda channels: nn.GroupNorm(GROUPS, channels),
+            heatmap_stride=heatmap_stride,
         )
         for layer in self.keypoint_head.deconv_layers:
             if isinstance(layer, nn.ConvTranspose2d):
@@ -109,5 +118,5 @@ class EfficientNetLite0(BackboneAndHead):
         raise ValueError(f"EfficientNet-Lite0 has no parameter {name!r}")
 
 
-def build(name: str, num_joints: int, depth: int) -> EfficientNetLite0:
-    return EfficientNetLite0(num_joints).to(memory_format=torch.channels_last)
+def build(name: str, num_joints: int, depth: int, heatmap_stride: int = HEATMAP_STRIDE) -> EfficientNetLite0:
+    return EfficientNetLite0(num_joints, heatmap_stride).to(memory_format=torch.channels_last)

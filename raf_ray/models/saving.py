@@ -18,9 +18,15 @@ from raf_ray.state import Layout
 
 
 def save_model(
-    layout: Layout, name: str, joints: Sequence[str], labels: Mapping[str, Any], buffer: np.ndarray, path: Path
+    layout: Layout,
+    name: str,
+    stride: int,
+    joints: Sequence[str],
+    labels: Mapping[str, Any],
+    buffer: np.ndarray,
+    path: Path,
 ) -> None:
-    """model.pt: plain tensors and names, read with ``torch.load(weights_only=True)``.
+    """model.pt: plain tensors, names and the heatmaps' `stride`, read with ``torch.load(weights_only=True)``.
 
     `labels`: more of what the outputs mean, in plain values; `read_labels` gives them back.
     """
@@ -28,6 +34,7 @@ def save_model(
         {
             "model": {n: t.clone() for n, t in layout.tensors(buffer).items()},
             "model_name": name,
+            "heatmap_stride": stride,
             "joints": list(joints),
             "labels": dict(labels),
         },

@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
 from raf_ray.models.deconv_head import BackboneAndHead, DeconvHead
+from raf_ray.resolution import HEATMAP_STRIDE
 
 NAMES = ("simple_baseline",)
+
+OPTIONS = ("heatmap_stride",)
 
 Depth = Literal[18, 50]
 
 BUILDERS = {18: resnet18, 50: resnet50}
 
 
-def build_simple_baseline(num_joints: int, depth: Depth = 18) -> SimpleBaseline:
+def build_simple_baseline(num_joints: int, depth: Depth = 18, heatmap_stride: int = HEATMAP_STRIDE) -> SimpleBaseline:
     """A Simple Baseline on ResNet-18 or ResNet-50, freshly initialised; nothing is downloaded.
 
     Raises:
@@ -32,15 +35,15 @@ def build_simple_baseline(num_joints: int, depth: Depth = 18) -> SimpleBaseline:
     if depth not in BUILDERS:
         allowed = ", ".join(map(str, BUILDERS))
         raise ValueError(f"Simple Baseline has no depth {depth!r}: choose one of {allowed}")
-    return SimpleBaseline(num_joints, depth)
+    return SimpleBaseline(num_joints, depth, heatmap_stride)
 
 
-def build(name: str, num_joints: int, depth: Depth) -> SimpleBaseline:
-    return build_simple_baseline(num_joints, depth)
+def build(name: str, num_joints: int, depth: Depth, heatmap_stride: int = HEATMAP_STRIDE) -> SimpleBaseline:
+    return build_simple_baseline(num_joints, depth, heatmap_stride)
 
 
 class SimpleBaseline(BackboneAndHead):
-    """Images of any size that 16 divides, to heatmaps of a quarter of that size.
+    """Images of any size that 16 divides, to heatmaps of a `heatmap_stride`-th of that size.
 
     `backbone.*` holds torchvision's ResNet under torchvision's own names, without its classifier.
     """
@@ -49,13 +52,14 @@ class SimpleBaseline(BackboneAndHead):
     num_layers = 0
     """No layer decay: the paper trains every layer at one learning rate."""
 
-    def __init__(self, num_joints: int, depth: Depth = 18) -> None:
+    def __init__(self, num_joints: int, depth: Depth = 18, heatmap_stride: int = HEATMAP_STRIDE) -> None:
         super().__init__()
+        self.heatmap_stride = heatmap_stride
         resnet = BUILDERS[depth](weights=None)
         dilate_last_stage(resnet.layer4)
         stages = OrderedDict(child for child in resnet.named_children() if child[0] not in ("avgpool", "fc"))
         self.backbone = nn.Sequential(stages)
-        self.keypoint_head = DeconvHead(resnet.fc.in_features, num_joints)
+        self.keypoint_head = DeconvHead(resnet.fc.in_features, num_joints, heatmap_stride=heatmap_stride)
 
     def layer_id(self, name: str) -> int:
         """Depth of a parameter for layer decay: 0 for all, that is none (see `ViTPose.layer_id`)."""

@@ -8,6 +8,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raf_ray.models.finer_layer import last_layer
+from raf_ray.resolution import HEATMAP_STRIDE
+
 Decoder = Literal["classic", "simple"]
 
 
@@ -22,19 +25,18 @@ class SimpleHead(nn.Module):
     """Backbone features to one heatmap a joint: ReLU, bilinear enlargement, one 3x3 convolution.
 
     The name `final_layer` is that of the official ViTPose head, and so is the weights' standard deviation, 0.001.
+    With a `heatmap_stride` below 4 it is a `FinerLayer`.
     """
 
-    def __init__(self, in_channels: int, num_joints: int, scale: int = 4) -> None:
+    def __init__(self, in_channels: int, num_joints: int, scale: int = 4, heatmap_stride: int = HEATMAP_STRIDE) -> None:
         super().__init__()
         if num_joints < 1:
             raise ValueError(f"num_joints is {num_joints}; a model needs at least one joint to predict")
         self.scale = scale
-        self.final_layer = nn.Conv2d(in_channels, num_joints, kernel_size=3, padding=1)
-        nn.init.normal_(self.final_layer.weight, std=0.001)
-        nn.init.zeros_(self.final_layer.get_parameter("bias"))
+        self.final_layer = last_layer(in_channels, num_joints, heatmap_stride, kernel_size=3)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) to heatmaps (B, K, scale * h, scale * w), unbounded values."""
+        """Features (B, C, h, w) to heatmaps (B, K, scale * h, scale * w), or finer ones; unbounded values."""
         wide = F.interpolate(F.relu(features), scale_factor=float(self.scale), mode="bilinear", align_corners=False)
         heatmaps: Tensor = self.final_layer(wide)
         return heatmaps

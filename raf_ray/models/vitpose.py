@@ -22,22 +22,23 @@ Names of parameters are those of the official ViTPose checkpoints: `backbone.*`,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from raf_ray.models.deconv_head import HEATMAP_STRIDE, BackboneAndHead, DeconvHead
+from raf_ray.models.deconv_head import BackboneAndHead, DeconvHead
 from raf_ray.models.simple_head import Decoder, SimpleHead
 from raf_ray.models.vit_authors import AuthorsBackbone, default_weights
 from raf_ray.models.vit_blocks import Block, PatchEmbed
 from raf_ray.models.vit_positions import TABLE_GRID, GlobalPosition, is_position_embedding, placed_by_table
+from raf_ray.resolution import HEATMAP_STRIDE
 
 Scale = Literal["small", "base", "large", "huge"]
 
 Variant = Literal["raf_ray", "vitpose", "authors"]
 
-OPTIONS = ("variant", "decoder")
+OPTIONS = ("variant", "decoder", "heatmap_stride")
 
 NAMES = ("vitpose_small", "vitpose_base", "vitpose_large", "vitpose_huge")
 
@@ -67,6 +68,8 @@ class ViTPoseConfig:
     any grid, and there is no local position. `authors`: see `AuthorsBackbone`; its head begins as torch has it too."""
     decoder: Decoder = "classic"
     """`simple`: no deconvolutions, see `SimpleHead`."""
+    heatmap_stride: int = HEATMAP_STRIDE
+    """Image pixels per heatmap pixel: below 4 by a `FinerLayer` after the decoder."""
 
     def __post_init__(self) -> None:
         if self.dim % self.heads or self.dim % 4:
@@ -91,7 +94,13 @@ SIZES: dict[Scale, ViTPoseConfig] = {
 }
 
 
-def build_vitpose(size: Scale, num_joints: int, variant: Variant = "raf_ray", decoder: Decoder = "classic") -> ViTPose:
+def build_vitpose(
+    size: Scale,
+    num_joints: int,
+    variant: Variant = "raf_ray",
+    decoder: Decoder = "classic",
+    heatmap_stride: int = HEATMAP_STRIDE,
+) -> ViTPose:
     """A ViTPose of a published size, freshly initialised; `with torch.device("meta")` for its shapes alone.
 
     Raises:
@@ -99,13 +108,11 @@ def build_vitpose(size: Scale, num_joints: int, variant: Variant = "raf_ray", de
     """
     if size not in SIZES:
         raise ValueError(f"ViTPose has no size {size!r}: choose one of {', '.join(SIZES)}")
-    return ViTPose(replace(SIZES[size], variant=variant, decoder=decoder), num_joints)
+    return ViTPose(replace(SIZES[size], variant=variant, decoder=decoder, heatmap_stride=heatmap_stride), num_joints)
 
 
-def build(
-    name: str, num_joints: int, depth: int, variant: Variant = "raf_ray", decoder: Decoder = "classic"
-) -> ViTPose:
-    return build_vitpose(name.removeprefix("vitpose_"), num_joints, variant, decoder)  # type: ignore[arg-type]
+def build(name: str, num_joints: int, depth: int, **options: Any) -> ViTPose:
+    return build_vitpose(name.removeprefix("vitpose_"), num_joints, **options)  # type: ignore[arg-type]
 
 
 LOCAL: dict[Variant, tuple[str | None, int]] = {
@@ -153,12 +160,13 @@ class ViTBackbone(nn.Module):
 
 
 class ViTPose(BackboneAndHead):
-    """Images of any size that `size_divisor` divides, to heatmaps of a quarter of that size."""
+    """Images of any size that `size_divisor` divides, to heatmaps of a `heatmap_stride`-th of that size."""
 
     def __init__(self, config: ViTPoseConfig, num_joints: int) -> None:
         super().__init__()
         self.config = config
         self.size_divisor = config.patch
+        self.heatmap_stride = config.heatmap_stride
         self.num_layers = config.depth + 1
         """The largest id that `layer_id` gives."""
         if config.variant == "authors":
@@ -167,9 +175,15 @@ class ViTPose(BackboneAndHead):
             self.backbone = ViTBackbone(config)
             self.backbone.apply(init_weights)
         self.keypoint_head: nn.Module = (
-            SimpleHead(config.dim, num_joints, config.patch // HEATMAP_STRIDE)
+            SimpleHead(config.dim, num_joints, config.patch // HEATMAP_STRIDE, config.heatmap_stride)
             if config.decoder == "simple"
-            else DeconvHead(config.dim, num_joints, config.deconv_channels, config.deconv_layers)
+            else DeconvHead(
+                config.dim,
+                num_joints,
+                config.deconv_channels,
+                config.deconv_layers,
+                heatmap_stride=config.heatmap_stride,
+            )
         )
         if config.variant == "authors":
             self.keypoint_head.apply(default_weights)

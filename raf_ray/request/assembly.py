@@ -93,7 +93,7 @@ def prepare(config: Config, load: LoadData = load_data, check_pictures: bool = T
         layout = Layout.of(model)
     except ValueError as error:
         raise InputError(f"model.name={config.model.name}: {error}") from error
-    loss_spec(config.objective).build(task)
+    loss_spec(config).build(task)
     notes = (*notes, *check_method(config, model, layout))
     check_aggregation(config, cohort_spec(config).size(len(trainers(config, plans))), len(held_out["val"].skeleton))
     check_transforms(config, layout, len(trainers(config, plans)))
@@ -163,7 +163,14 @@ def federation_spec(prepared: Prepared, name: str) -> FederationSpec:
         hosts=HostsSpec(config.data.cache_mb, config.resources.retries, config.resources.wait_for_room_s),
         facts=facts_of(prepared, name),
         fleet=prepared.fleet,
-        save_model=partial(save_model, prepared.layout, config.model.name, prepared.outputs, prepared.labels),
+        save_model=partial(
+            save_model,
+            prepared.layout,
+            config.model.name,
+            config.model.heatmap_stride,
+            prepared.outputs,
+            prepared.labels,
+        ),
         aggregator=aggregator_of(config),
     )
 

@@ -12,8 +12,8 @@ from torch import nn
 from raf_ray import aggregators, attacks, transforms
 from raf_ray.aggregators.interface import Aggregator
 from raf_ray.attacks.interface import Attack
-from raf_ray.config.tree import Config, ModelConfig, ObjectiveConfig
-from raf_ray.data.codec import SIGMA
+from raf_ray.config.tree import Config, ModelConfig
+from raf_ray.data.codec import sigma_of
 from raf_ray.data.people import People
 from raf_ray.data.shard import cut_shard
 from raf_ray.data.skeletons import Skeleton
@@ -44,7 +44,7 @@ Kind = TypeVar("Kind")
 def model_spec(config: Config, outputs: int) -> ModelSpec:
     """The model with so many outputs, and the task's head."""
     model, default = config.model, ModelConfig()
-    options = {"variant": model.variant, "decoder": model.decoder}
+    options = {"variant": model.variant, "decoder": model.decoder, "heatmap_stride": model.heatmap_stride}
     asked = tuple((key, value) for key, value in options.items() if value != getattr(default, key))
     return ModelSpec(model.name, model.depth, outputs, task_of(config).adapt, model.freeze_norms, asked)
 
@@ -94,10 +94,10 @@ def shorten(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def loss_spec(config: ObjectiveConfig) -> LossSpec:
-    switches = switches_of(config)
-    switches["sigma"] = SIGMA
-    return LossSpec(config.name, switches)
+def loss_spec(config: Config) -> LossSpec:
+    switches = switches_of(config.objective)
+    switches["sigma"] = sigma_of(config.model.heatmap_stride)
+    return LossSpec(config.objective.name, switches)
 
 
 def device_spec(config: Config) -> DeviceSpec:
@@ -111,7 +111,7 @@ def client_spec(config: Config, skeleton: Skeleton, bad: frozenset[int] = frozen
     return ClientSpec(
         kind=task,
         model=model_spec(config, len(task.outputs(skeleton))),
-        loss=loss_spec(config.objective),
+        loss=loss_spec(config),
         sampling=config.objective.sampling,
         own_share=config.objective.own_share,
         algorithm=algorithm_of(config),

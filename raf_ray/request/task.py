@@ -20,11 +20,13 @@ OF_POSES = ("metric", "val_metric", "decode")
 
 
 def task_of(config: Config) -> Task:
-    """The task. Raises InputError where it is one's own and is none."""
+    """The task. Raises InputError where it is one's own and is none, or has not the model's stride."""
     name, codec = config.task.name, config.data.codec
     own = is_import_path(name)
     task = make_own(name, "task.name", Task) if own else tasks.built_in(name)  # type: ignore[type-abstract]
-    return replace(task, codec=codec) if isinstance(task, Pose) else task
+    if isinstance(task, Pose):
+        task = replace(task, codec=codec)
+    return task.at_stride(config.model.heatmap_stride)
 
 
 def check_task(config: Config, task: Task) -> None:

@@ -32,7 +32,7 @@ from raf_ray.errors import InputError
 from raf_ray.metrics import Score
 from raf_ray.objectives import Loss, Objective, Switches
 from raf_ray.objectives.pyramid import over_levels, teachers_of
-from raf_ray.resolution import Size
+from raf_ray.resolution import HEATMAP_STRIDE, Size
 
 Decode = Literal["argmax", "dark", "udp_dark"]
 """Of heatmaps"""
@@ -56,6 +56,18 @@ class Task(ABC):
     @abstractmethod
     def outputs(self, skeleton: Skeleton) -> tuple[str, ...]:
         """A name for each of the model's K output channels; scores are told by them too."""
+
+    def at_stride(self, stride: int) -> Task:
+        """The task of outputs (B, K, H / stride, W / stride), which `model.heatmap_stride` asks for.
+
+        Raises InputError where it has none: by default of any stride but 4.
+        """
+        if stride != HEATMAP_STRIDE:
+            raise InputError(
+                f"model.heatmap_stride={stride} does not go with the task {type(self).__name__}, which takes models of "
+                f"stride {HEATMAP_STRIDE} as they are; leave it out"
+            )
+        return self
 
     def adapt(self, model: nn.Module, outputs: int) -> nn.Module:
         """The model with the head that the task needs. Raises InputError where it can have none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from raf_ray.data.batches import Batch, heatmaps_of
-from raf_ray.data.codec import decode, flip_back
+from raf_ray.data.codec import decode, flip_back, sigma_of
 from raf_ray.data.people import People
 from raf_ray.data.shard import Shard
 from raf_ray.data.skeletons import Skeleton
@@ -21,7 +21,7 @@ from raf_ray.metrics import Labels, Score, built_in
 from raf_ray.metrics.interface import Regions
 from raf_ray.objectives import Objective, Switches, build_objective, weighted_mse
 from raf_ray.objectives.mrkd import distilled
-from raf_ray.resolution import Size
+from raf_ray.resolution import HEATMAP_STRIDE, Size
 from raf_ray.tasks.interface import Decode, Task
 
 NAMES = ("pose",)
@@ -33,6 +33,8 @@ class Pose(Task):
 
     codec: Codec = "subpixel"
     """How joints become heatmaps, and come back"""
+    stride: int = HEATMAP_STRIDE
+    """Image pixels per heatmap pixel, on each side"""
 
     answer_rank: ClassVar[int] = 3
     switches: ClassVar[frozenset[str]] = frozenset({"loss", "temperature", "resize"})
@@ -41,6 +43,9 @@ class Pose(Task):
     def outputs(self, skeleton: Skeleton) -> tuple[str, ...]:
         return skeleton.joints
 
+    def at_stride(self, stride: int) -> Pose:
+        return replace(self, stride=stride)
+
     def check(self, people: People, split: str, metric: str) -> None:
         check_metric(metric, people, split)
 
@@ -48,10 +53,10 @@ class Pose(Task):
         return built_in()[metric].needs
 
     def counted(self, joints: np.ndarray, labelled: np.ndarray, size: Size) -> np.ndarray:
-        return counted(joints, labelled, size, self.codec)
+        return counted(joints, labelled, size, self.codec, self.stride)
 
     def targets(self, batch: Batch, size: Size) -> Tensor:
-        return heatmaps_of(batch, size, self.codec)
+        return heatmaps_of(batch, size, self.codec, self.stride)
 
     def loss(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         return weighted_mse(outputs, targets, weights)
@@ -67,8 +72,9 @@ class Pose(Task):
 
     def answer(self, outputs: Tensor, decode_by: Decode) -> Tensor:
         """(B, K, 3) float32: x, y in pixels of the images, and the heatmap's peak."""
-        points, peaks = decode(outputs, decode_by)
-        return torch.cat([to_image(points, Size(*outputs.shape[-2:]), self.codec), peaks.unsqueeze(-1)], dim=-1)
+        points, peaks = decode(outputs, decode_by, sigma_of(self.stride))
+        places = to_image(points, Size(*outputs.shape[-2:]), self.codec, self.stride)
+        return torch.cat([places, peaks.unsqueeze(-1)], dim=-1)
 
     def judged(self, answer: Tensor, batch: Batch, seen: Size, size: Size) -> np.ndarray:
         """(B, K, 3): the answer in pixels of the test size."""
