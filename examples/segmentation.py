@@ -3,15 +3,16 @@
     python -m raf_ray.run task.name=examples.segmentation:Segmentation
     python -m raf_ray.run --compare task.name=examples.segmentation:Segmentation
 
-The synthetic people's masks are known from their drawing. A level's target is the share of each output pixel (4 x 4 of
-the image) that the person covers; the loss is binary cross-entropy; a level is taught by the softened probabilities of
-those above. The score is the mean over people of intersection over union, in pixels of the test size.
+The synthetic people's masks are known from their drawing. A level's target is the share of each output pixel that the
+person covers (4 x 4 pixels of the image, or what `model.heatmap_stride` says); the loss is binary cross-entropy; a
+level is taught by the softened probabilities of those above. The score is the mean over people of intersection over
+union, in pixels of the test size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from raf_ray.data.sources.silhouettes import silhouettes
 from raf_ray.filters import area_resize
 from raf_ray.metrics import Score
 from raf_ray.objectives import Switches
-from raf_ray.resolution import Size
+from raf_ray.resolution import HEATMAP_STRIDE, Size
 from raf_ray.tasks.interface import Decode, Task
 
 
@@ -35,11 +36,17 @@ from raf_ray.tasks.interface import Decode, Task
 class Segmentation(Task):
     """A mask a person."""
 
+    stride: int = HEATMAP_STRIDE
+    """Image pixels per output pixel, on each side"""
+
     metric: ClassVar[str] = "IoU"
     switches: ClassVar[frozenset[str]] = frozenset({"temperature", "resize"})
 
     def outputs(self, skeleton: Skeleton) -> tuple[str, ...]:
         return ("person",)
+
+    def at_stride(self, stride: int) -> Segmentation:
+        return replace(self, stride=stride)
 
     def unfit(self, switches: Switches) -> str | None:
         if switches.get("resize") == "matched":
@@ -50,9 +57,9 @@ class Segmentation(Task):
         return silhouettes(people)
 
     def targets(self, batch: Batch, size: Size) -> Tensor:
-        """(B, 1, h/4, w/4) in [0, 1]."""
+        """(B, 1, h / stride, w / stride) in [0, 1]."""
         assert batch.maps is not None
-        return area_resize(batch.maps[..., 0].float()[:, None] / 255, size.heatmap)
+        return area_resize(batch.maps[..., 0].float()[:, None] / 255, size.heatmap(self.stride))
 
     def weights(self, batch: Batch) -> Tensor:
         """(B,) ones: every person has a mask."""
@@ -81,7 +88,7 @@ class Segmentation(Task):
 
     def answer(self, outputs: Tensor, decode: Decode) -> Tensor:
         """(B, 1, H, W) float32: the probability that a pixel of the image is the person."""
-        return torch.sigmoid(F.interpolate(outputs, scale_factor=4, mode="bilinear"))
+        return torch.sigmoid(F.interpolate(outputs, scale_factor=self.stride, mode="bilinear"))
 
     def judged(self, answer: Tensor, batch: Batch, seen: Size, size: Size) -> np.ndarray:
         """(B, 1): intersection over union."""

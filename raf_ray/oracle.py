@@ -13,6 +13,7 @@ EXAMPLES = """examples:
   python -m raf_ray.oracle --preset authors_mpii                  the RAF authors' pipeline, on synthetic people
   python -m raf_ray.oracle --preset authors_mpii data.root=DIR    the same on MPII
   python -m raf_ray.oracle data.codec=udp evaluation.resolutions=[64x48,32x24] --json
+  python -m raf_ray.oracle model.heatmap_stride=1 evaluation.decode=argmax evaluation.resolutions=[64x48,32x24]
 
 What is short of 100 is lost to coordinates alone, whatever the model: no drift of resolution.
 """
@@ -58,16 +59,24 @@ def main(words: Sequence[str]) -> None:
     oracle.task.check(people, split, metric)
     found = ceiling(oracle, people, final_sizes(config, plans), metric)
     if arguments.json:
-        told = {"split": split, "metric": metric, "people": len(people), "codec": config.data.codec,
-                "crop": config.data.crop, "by_resolution": found}  # fmt: skip
+        told = {
+            "split": split,
+            "metric": metric,
+            "people": len(people),
+            "codec": config.data.codec,
+            "crop": config.data.crop,
+            "heatmap_stride": config.model.heatmap_stride,
+            "by_resolution": found,
+        }
         print(json.dumps(without_nan(told)))
         return
     title = f"{title_of(metric)} of perfect heatmaps on {len(people)} {split} people (%)"
     table = Table(title=title, title_justify="left")
-    table.add_column("crop, codec")
+    table.add_column("crop, codec, stride")
     for size in found:
         table.add_column(size, justify="right")
-    table.add_row(f"{config.data.crop}, {config.data.codec}", *(f"{100 * value:.1f}" for value in found.values()))
+    rule = f"{config.data.crop}, {config.data.codec}, {config.model.heatmap_stride}"
+    table.add_row(rule, *(f"{100 * value:.1f}" for value in found.values()))
     make_console(120).print(table)
 
 

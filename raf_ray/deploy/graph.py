@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram
 
 from raf_ray.data.batches import MEAN, STD
 from raf_ray.errors import described
-from raf_ray.models import size_divisor
+from raf_ray.models import heatmap_stride, size_divisor
 from raf_ray.resolution import LARGEST_SIDE, Size
 from raf_ray.tasks import Task
 from raf_ray.tasks.interface import Decode
@@ -129,7 +129,11 @@ def describe(graph: Graph, outgoing: Outgoing, told: Mapping[str, Any]) -> dict[
             "mean": None if decodes else list(MEAN),
             "std": None if decodes else list(STD),
         },
-        "output": {"names": list(graph.output_names), "decode": outgoing.decode},
+        "output": {
+            "names": list(graph.output_names),
+            "decode": outgoing.decode,
+            "heatmap_stride": heatmap_stride(outgoing.model) if outgoing.task.draws_joints else None,
+        },
     }
     return made
 

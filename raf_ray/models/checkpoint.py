@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from raf_ray.errors import InputError
+from raf_ray.models import heatmap_stride
 from raf_ray.models.entries import plain_name, prefixes_in, read_entries, shape_of, without_prefix
 from raf_ray.models.layouts import known
 from raf_ray.models.simple_head import decoder_of
@@ -111,6 +112,8 @@ def load_checkpoint(model: nn.Module, path: str | Path, partial: bool = False) -
         layout=reading.layout,
         decoder=theirs if (theirs := decoder_of(entries)) and decoder_of(own) not in (None, theirs) else None,
     )
+    if not partial:
+        check_stride(found.heatmap_stride, heatmap_stride(model), path)
     check_fit(report, reading, own, path, partial)
     check_values({name: entries[name] for name in fitting}, own, path)
     model.load_state_dict({name: entries[name] for name in fitting}, strict=False)
@@ -187,6 +190,15 @@ def check_fit(report: CheckpointReport, reading: Reading, own: Mapping[str, Tens
         f"{path} is a checkpoint of another {what}: {count}, {', '.join(named)}{more};"
         f" {remedy}, or give one of this model{fits}"
     )
+
+
+def check_stride(stored: int | None, own: int, path: Path) -> None:
+    """Raise InputError where a run's file is of a model of another `model.heatmap_stride`."""
+    if stored not in (None, own):
+        raise InputError(
+            f"{path} is of a model whose heatmaps have stride {stored}, and here it is {own}: set model.heatmap_stride="
+            f"{stored}, or model.partial=true, which takes all but its last layer"
+        )
 
 
 def percent(share: float) -> str:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from raf_ray.errors import InputError
+from raf_ray.resolution import HEATMAP_STRIDE
 
 STATE_KEYS = ("state_dict", "model", "model_state_dict", "module", "network", "net", "weights", "params", "teacher")
 """Where tools put a model's weights; the first that is there is used."""
@@ -42,6 +43,8 @@ class Found:
     """The key that they stand under; empty: the file's top."""
     others: list[str]
     """Keys of further state dicts beside it."""
+    heatmap_stride: int | None
+    """Of the model, as a run's model.pt says it; None: another file."""
 
 
 def read_entries(path: Path) -> Found:
@@ -62,7 +65,7 @@ def read_entries(path: Path) -> Found:
             " 'state_dict': give a model.pt of a run, or a MAE or ViTPose checkpoint"
         )
     source, entries = next(iter(found.items()))
-    return Found(entries, source, list(found)[1:])
+    return Found(entries, source, list(found)[1:], _stride_in(content))
 
 
 def _content(path: Path) -> Any:
@@ -84,6 +87,11 @@ def _content(path: Path) -> Any:
             f"{path} is not readable as a checkpoint ({_kind(path) or type(error).__name__ + ': it is damaged'})"
             ": save a state dict with torch.save(state_dict, path), or copy or download the file again"
         ) from error
+
+
+def _stride_in(content: Mapping[str, Any]) -> int | None:
+    stride = content.get("heatmap_stride", HEATMAP_STRIDE if "model_name" in content else None)
+    return stride if isinstance(stride, int) else None
 
 
 def _is_safetensors(path: Path) -> bool:
