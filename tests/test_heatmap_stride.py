@@ -237,7 +237,7 @@ def test_a_checkpoint_of_another_stride_is_refused_in_a_sentence_or_taken_but_fo
     report = load_checkpoint(model, run / "model.pt", partial=True)
     assert report.missing == ["head.weight", "head.bias"]
     assert torch.equal(model.state_dict()["to_quarter.weight"], saved["to_quarter.weight"])
-    with pytest.raises(InputError, match=r"have stride 2, and here it is 1: set model\.heatmap_stride=2"):
+    with pytest.raises(InputError, match=r"have stride 2, and here it is 1: set model\.heatmap_stride=2$"):
         load_run(run, ["model.heatmap_stride=1"])
 
 

@@ -113,7 +113,8 @@ def load_checkpoint(model: nn.Module, path: str | Path, partial: bool = False) -
         decoder=theirs if (theirs := decoder_of(entries)) and decoder_of(own) not in (None, theirs) else None,
     )
     if not partial:
-        check_stride(found.heatmap_stride, heatmap_stride(model), path)
+        otherwise = ", or model.partial=true, which takes all but its last layer"
+        check_stride(found.heatmap_stride, heatmap_stride(model), path, otherwise)
     check_fit(report, reading, own, path, partial)
     check_values({name: entries[name] for name in fitting}, own, path)
     model.load_state_dict({name: entries[name] for name in fitting}, strict=False)
@@ -192,12 +193,12 @@ def check_fit(report: CheckpointReport, reading: Reading, own: Mapping[str, Tens
     )
 
 
-def check_stride(stored: int | None, own: int, path: Path) -> None:
+def check_stride(stored: int | None, own: int, path: Path, otherwise: str = "") -> None:
     """Raise InputError where a run's file is of a model of another `model.heatmap_stride`."""
     if stored not in (None, own):
         raise InputError(
             f"{path} is of a model whose heatmaps have stride {stored}, and here it is {own}: set model.heatmap_stride="
-            f"{stored}, or model.partial=true, which takes all but its last layer"
+            f"{stored}{otherwise}"
         )
 
 

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from raf_ray.errors import InputError
-from raf_ray.models import ModelSpec
-from raf_ray.models.checkpoint import load_checkpoint
+from raf_ray.models import ModelSpec, heatmap_stride
+from raf_ray.models.checkpoint import check_stride, load_checkpoint
 from raf_ray.plain_tensors import save_plain
+from raf_ray.resolution import HEATMAP_STRIDE
 from raf_ray.state import Layout
 
 
@@ -50,13 +51,16 @@ def read_labels(path: Path) -> Any:
 def load_model(path: Path, model_of: Callable[[int], ModelSpec]) -> tuple[nn.Module, tuple[str, ...]]:
     """The model that `save_model` wrote, in evaluation mode on the CPU, and the names of its outputs.
 
-    `model_of` gives the run's model with so many outputs. Raises InputError where the file is damaged.
+    `model_of` gives the run's model with so many outputs. Raises InputError where the file is damaged
+    or of another stride.
     """
     try:
-        joints = tuple(torch.load(path, weights_only=True, map_location="cpu")["joints"])
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+        joints, stride = tuple(saved["joints"]), saved.get("heatmap_stride", HEATMAP_STRIDE)
     except Exception as error:  # torch raises a different type for every kind of damage
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged; run it again") from error
     model = model_of(len(joints)).build()
+    check_stride(stride, heatmap_stride(model), path)
     report = load_checkpoint(model, path)
     if report.missing or report.mismatched:
         raise InputError(
