@@ -12,10 +12,10 @@ from torch import nn
 from examples.segmentation import Segmentation
 from raf_ray import run_federation
 from raf_ray.config import load_config
-from raf_ray.data.batches import normalise
-from raf_ray.data.codec import decode, sigma_of
+from raf_ray.data.batches import Batch, normalise
+from raf_ray.data.codec import decode
 from raf_ray.data.sources.synthetic import synthetic_people
-from raf_ray.data.targets import Codec, counted, targets_of, to_image
+from raf_ray.data.targets import Codec, counted, targets_of
 from raf_ray.deploy import torch_file
 from raf_ray.deploy.check import crops_of
 from raf_ray.deploy.graph import Outgoing, describe, fixed_graph
@@ -54,10 +54,17 @@ def test_our_codec_is_its_own_inverse_and_argmax_is_off_by_a_quarter_of_a_heatma
     heatmaps = targets_of(joints, SIZE, "subpixel", stride)
     assert heatmaps.shape == (1, 200, 64 // stride, 48 // stride)
     for method, most in (("dark", 1e-3), ("argmax", stride / 4 + 1e-9)):
-        points, _ = decode(heatmaps, method, sigma_of(stride))
-        found = to_image(points, SIZE.heatmap(stride), "subpixel", stride)
+        found = Pose(stride=stride).answer(heatmaps, method)[..., :2]
         apart = (found - joints).abs().max().item()
         assert apart < most and (method == "dark" or apart > 0.9 * most)
+
+
+@pytest.mark.parametrize(("stride", "most"), [(4, 0.25), (2, 0.15), (1, 0.1)])
+def test_dark_goes_by_the_width_of_the_gaussian_so_that_noise_does_less_to_finer_heatmaps(stride, most):
+    heatmaps = targets_of(joints_inside(), SIZE, "subpixel", stride)
+    noisy = heatmaps + 0.03 * torch.randn(heatmaps.shape, generator=torch.Generator().manual_seed(0))
+    found = Pose(stride=stride).answer(noisy, "dark")[..., :2]
+    assert (found - joints_inside()).norm(dim=-1).mean() < most
 
 
 @STRIDES
@@ -65,8 +72,7 @@ def test_udps_codec_is_its_own_inverse_and_the_authors_is_off_by_what_their_rule
     joints = joints_inside()
     places = {}
     for codec in ("udp", "authors"):
-        points, _ = decode(targets_of(joints, SIZE, codec, stride), "argmax")
-        places[codec] = to_image(points, SIZE.heatmap(stride), codec, stride)
+        places[codec] = Pose(codec, stride).answer(targets_of(joints, SIZE, codec, stride), "argmax")[..., :2]
     steps = torch.tensor([47 / (48 // stride - 1), 63 / (64 // stride - 1)])  # pixels of the image a heatmap pixel
     assert ((places["udp"] - joints).abs() <= steps / 4 + 1e-9).all()
     torch.testing.assert_close(places["authors"], torch.trunc(joints / stride + 0.5) * steps)
@@ -192,8 +198,10 @@ def test_a_stride_that_does_not_go_is_a_sentence(words, says):
 
 
 def test_a_task_of_ones_own_takes_the_stride():
-    batchless = Segmentation().at_stride(2)
-    assert batchless.answer(torch.zeros(1, 1, 8, 6), "argmax").shape == (1, 1, 16, 12)
+    task, crops = Segmentation().at_stride(2), torch.zeros(1, 16, 12, 3, dtype=torch.uint8)
+    batch = Batch(crops, torch.zeros(1, 16, 2), torch.ones(1, 16), np.zeros(1, np.int64), maps=crops)
+    assert task.targets(batch, Size(16, 12)).shape == (1, 1, 8, 6)
+    assert task.answer(torch.zeros(1, 1, 8, 6), "argmax").shape == (1, 1, 16, 12)
     with pytest.raises(InputError, match="leave it out"):
         Classification().at_stride(1)
 

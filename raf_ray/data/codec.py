@@ -86,7 +86,7 @@ def _quarter_offset(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _dark_offset(maps: Tensor, x: Tensor, y: Tensor, sigma: float) -> Tensor:
-    """DARK: the peak's place from the log of the heatmap around it, at most one pixel from its highest pixel.
+    """DARK: the peak's place from the log of the heatmap around it, at most half a sigma from its highest pixel.
 
     Away from the border one Newton step on the smoothed heatmap. Within the smoothing's reach of a border that
     would see zeros from outside, which pull joints inward (up to 0.7 px): there a Gaussian is fitted to the pixels
@@ -109,7 +109,7 @@ def _newton_offset(maps: Tensor, x: Tensor, y: Tensor, sigma: float) -> Tensor:
     gxx = at(1, 0) - 2 * at(0, 0) + at(-1, 0)
     gyy = at(0, 1) - 2 * at(0, 0) + at(0, -1)
     gxy = (at(1, 1) - at(-1, 1) - at(1, -1) + at(-1, -1)) / 4
-    return _step_to_peak(gx, gy, gxx, gxy, gyy, least=1e-12).clamp(-1, 1)
+    return _step_to_peak(gx, gy, gxx, gxy, gyy, least=1e-12).clamp(-sigma / 2, sigma / 2)
 
 
 def _step_to_peak(gx: Tensor, gy: Tensor, gxx: Tensor, gxy: Tensor, gyy: Tensor, least: float = 0.0) -> Tensor:
@@ -166,7 +166,8 @@ def _fitted_offset(maps: Tensor, x: Tensor, y: Tensor, sigma: float) -> Tensor:
     determinant = 4 * gxx * gyy - gxy**2
     offset = torch.stack([gxy * gy - 2 * gyy * gx, gxy * gx - 2 * gxx * gy], dim=-1) / determinant.unsqueeze(-1)
     is_maximum = (determinant > 1e-6) & (gxx < 0) & offset.isfinite().all(-1)
-    return torch.where(is_maximum.unsqueeze(-1), offset.clamp(-1, 1).to(maps.dtype), _quarter_offset(maps, x, y))
+    offset = offset.clamp(-sigma / 2, sigma / 2).to(maps.dtype)
+    return torch.where(is_maximum.unsqueeze(-1), offset, _quarter_offset(maps, x, y))
 
 
 def flip_back(heatmaps: Tensor, flip_order: Tensor) -> Tensor:
