@@ -7,7 +7,6 @@ size, and a mirror image needs no shift (unbiased data processing, Huang et al. 
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Literal
 
 import torch
@@ -63,12 +62,14 @@ def decode(
     width = heatmaps.shape[-1]
     confidence, place = heatmaps.flatten(2).max(-1)
     x, y = place % width, place // width
-    refine = {
-        "argmax": _quarter_offset,
-        "dark": partial(_dark_offset, sigma=sigma),
-        "udp_dark": partial(_udp_dark_offset, sigma=sigma),
-    }[method]
-    return torch.stack([x, y], dim=-1).to(heatmaps.dtype) + refine(heatmaps, x, y), confidence
+    match method:
+        case "argmax":
+            offset = _quarter_offset(heatmaps, x, y)
+        case "dark":
+            offset = _dark_offset(heatmaps, x, y, sigma)
+        case "udp_dark":
+            offset = _udp_dark_offset(heatmaps, x, y, sigma)
+    return torch.stack([x, y], dim=-1).to(heatmaps.dtype) + offset, confidence
 
 
 def _neighbours(maps: Tensor, x: Tensor, y: Tensor, dx: int, dy: int) -> Tensor:
