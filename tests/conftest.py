@@ -10,18 +10,6 @@ import pytest
 
 SHARED_DATA = "RAF_RAY_SHARED_DATA"
 
-RAY = "ray"
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `pytest -n`: a file's tests stay together, for what they share; those that start Ray are one group, `ray`."""
-    for item in items:
-        if "ray_cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(RAY))
-        elif item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -44,7 +32,7 @@ def no_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One private Ray cluster for all tests that need one."""
+    """One private Ray cluster for all tests of a worker that need one."""
     from raf_ray.cluster.connect import connect, disconnect
 
     connect("local", dashboard=False)

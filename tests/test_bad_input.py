@@ -13,8 +13,6 @@ from raf_ray.cli import run_command
 from raf_ray.cluster import connect as cluster
 from tests.tiny import WORDS, tiny
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 ENGINE = "federation.engine=in_process"
 
 

@@ -28,8 +28,6 @@ from raf_ray.runs import folder as run_folder
 from raf_ray.runs.folder import RESERVE, RunFolder, RunLog
 from tests.tiny import WORDS, tiny
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 ENGINE = "federation.engine=in_process"
 ONE_ROUND = [*WORDS, ENGINE, "federation.rounds=1"]
 ODD = "[bold]x[b] $a_b$ $\\frac{ é 日本 %s {y}"

@@ -26,8 +26,6 @@ from raf_ray.runs.folder import RunFolder
 from tests import broken
 from tests.tiny import SMALL, WORDS, tiny
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 class Record:
     """A watcher that keeps what it sees; `stop_after` ends the run as a kill would, after that many rounds."""

@@ -33,8 +33,6 @@ from raf_ray.search.study import prepare_search, trial_request
 from raf_ray.search.trial import Reporter, report, trial_shares
 from tests.searching import TINY, kill, scores, search_file, start, trained, trials, wait_for
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 BASE = YAML(typ="safe", pure=True).load(TINY)
 
 

@@ -29,7 +29,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PLUGIN = """
 from raf_ray.objectives import Loss, heatmap
 
-pytestmark = pytest.mark.xdist_group("ray")
 
 def doubled(heatmaps, targets, weights, level_weights):
     loss = heatmap(heatmaps, targets, weights, level_weights)

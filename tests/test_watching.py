@@ -27,8 +27,6 @@ from raf_ray.request import assembly
 from raf_ray.runs.folder import RunFolder
 from tests.tiny import tiny
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 PROFILE = "resources.profile={client: client-low-000, round: 2}"
 DASHBOARD = Path(__file__).parents[1] / "cluster" / "grafana" / "raf_ray.json"
 
