@@ -10,10 +10,10 @@ from raf_ray.request.assembly import federation_spec, prepare
 from tests.spread import trained
 from tests.tiny import SMALL, tiny
 
-WORDS = ("federation.engine=in_process", "federation.clients={high: 2, mid: 2, low: 1}", "federation.rounds=3",
-         "evaluation.every=3", "data.people_per_client=8", "optimizer.reset_each_round=false", *SMALL)  # fmt: skip
+WORDS = ("federation.engine=in_process", "federation.clients={high: 2, mid: 2, low: 1}", "federation.rounds=2",
+         "evaluation.every=2", "data.people_per_client=8", "optimizer.reset_each_round=false", *SMALL)  # fmt: skip
 SOME = ("federation.participation=0.8",)
-BUFFERED = ("devices.profiles={high: phone, mid: camera, low: phone}", "federation.rounds=5",
+BUFFERED = ("devices.profiles={high: phone, mid: camera, low: phone}", "federation.rounds=4",
             "algorithm.fedbuff.concurrency=4")  # fmt: skip
 
 
