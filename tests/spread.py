@@ -30,9 +30,9 @@ class Spread(InProcessBackend):
                 turns = [Turn(client.name, client.number, client.people) for client in clients]
                 host = self._hosts[(number + group.start) % len(self._hosts)]
                 kept = [self._memories.get(turn.client) for turn in turns]
-                trained, memories = host.train(group.down, group.start, turns, kept, group.weigher, False)  # type: ignore[arg-type]
+                answer, memories = host.train(group.down, group.start, turns, kept, group.weigher, False)  # type: ignore[arg-type]
                 self._memories |= {turn.client: memory for turn, memory in zip(turns, memories, strict=True)}
-                yield trained
+                yield answer
 
 
 def trained(spec: FederationSpec, folder: Path, hosts: int | None) -> dict[str, torch.Tensor]:

@@ -78,5 +78,6 @@ def counted(
         return weights_of(joints, labelled, size)
     interval = np.array(intervals(size, stride) if codec == "udp" else (stride, stride))
     middle, reach = np.trunc(joints / interval + 0.5), reach_of(stride)
-    end = np.array([size.heatmap(stride).width, size.heatmap(stride).height])
+    heatmap = size.heatmap(stride)
+    end = np.array([heatmap.width, heatmap.height])
     return np.asarray(labelled & np.all((middle - reach < end) & (middle + reach + 1 >= 0), axis=-1))

@@ -82,6 +82,8 @@ class EfficientNetLite0(BackboneAndHead):
     size_divisor = 16
     freeze_norms = True
     """By default: averaged statistics of people of several sizes fit none of them."""
+    num_layers = BLOCKS + 1
+    """The largest id that `layer_id` gives."""
 
     def __init__(self, num_joints: int, heatmap_stride: int = HEATMAP_STRIDE) -> None:
         super().__init__()
@@ -98,9 +100,6 @@ class EfficientNetLite0(BackboneAndHead):
             if isinstance(layer, nn.ConvTranspose2d):
                 reach = layer.in_channels * layer.weight[0, 0].numel() / math.prod(layer.stride)  # inputs of a pixel
                 nn.init.normal_(layer.weight, std=math.sqrt(2 / reach))
-
-    num_layers = BLOCKS + 1
-    """The largest id that `layer_id` gives."""
 
     def layer_id(self, name: str) -> int:
         """Depth of a parameter for layer decay: 0 for the stem, i + 1 for block i, `num_layers` for the head.
