@@ -20,7 +20,7 @@ compare: $(READY)
 	@$(BIN)/python -m raf_ray.run --compare
 
 test: $(READY)
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -q -m slow

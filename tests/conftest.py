@@ -40,6 +40,12 @@ def ray_cluster() -> Iterator[None]:
     disconnect()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes come first: they are the longest, and one that comes last is waited for by all."""
+    starts = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in starts)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """The seed of the tests' order, which ``-q`` leaves out."""
     seed = config.getoption("randomly_seed", None)

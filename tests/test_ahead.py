@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from raf_ray.data.ahead import one_ahead
+from raf_ray.data.ahead import made_ahead
 from raf_ray.data.augment import Augmentation
 from raf_ray.data.batches import Batches
 from raf_ray.data.crop import Margins
@@ -53,18 +53,30 @@ def test_one_is_made_while_the_one_before_is_used():
         made[number].set()
         return number
 
-    for number in one_ahead(iter([lambda n=n: make(n) for n in range(3)])):
+    for number in made_ahead(iter([lambda n=n: make(n) for n in range(3)])):
         if number < 2:
             assert made[number + 1].wait(10)
         assert not any(event.is_set() for event in made[number + 2 :])
+
+
+def test_threads_make_as_many_at_a_time_and_in_order():
+    together = threading.Barrier(3, timeout=10)
+
+    def make(number: int) -> tuple[int, int]:
+        together.wait()  # broken, and so an error, where fewer than three are made at a time
+        return number, torch.get_num_threads()
+
+    within = torch.get_num_threads()
+    makes = (lambda n=n: make(n) for n in range(9))
+    assert list(made_ahead(makes, threads=3)) == [(number, within) for number in range(9)]
 
 
 def test_what_making_raises_is_raised_where_the_batch_is_asked_for():
     def fails() -> int:
         raise OSError("gone")
 
-    batches = one_ahead(iter([lambda: 0, fails, lambda: 2]))
+    batches = made_ahead(iter([lambda: 0, fails, lambda: 2]))
     assert next(batches) == 0
     with pytest.raises(OSError, match="gone"):
         next(batches)
-    assert list(one_ahead(iter([]))) == []
+    assert list(made_ahead(iter([]))) == []

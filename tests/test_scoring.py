@@ -90,6 +90,19 @@ def test_the_flip_test_averages_with_the_mirror_images_heatmaps():
     assert torch.allclose(found._outputs(level.images, PEOPLE.skeleton), by_hand, atol=1e-6)
 
 
+def test_threads_score_to_the_same_bits():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.BatchNorm2d(16))
+    by_turns, at_once = (replace(scorer(model, flip_test=True), threads=threads) for threads in (1, 3))
+    for one in (by_turns, at_once):
+        one.batch_size = 2
+    size = Size(64, 48)
+    judged, read = by_turns._judge(by_turns._batches_of("test", size))
+    assert len(np.unique(judged)) > 100 and read.all()  # answers differ from person to person
+    for _ in range(5):
+        assert np.array_equal(at_once._judge(at_once._batches_of("test", size))[0], judged)
+
+
 # --- test-time interpolation ----------------------------------------------------------------------------------
 
 

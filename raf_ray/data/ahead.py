@@ -1,24 +1,28 @@
-"""Batches made ahead of their use, on a thread."""
+"""Batches made ahead of their use, on threads."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
 Made = TypeVar("Made")
 
 
-def one_ahead(makes: Iterator[Callable[[], Made]]) -> Iterator[Made]:
-    """What each of `makes` makes, in order; each is called on one thread while the one before is used.
+def made_ahead(makes: Iterator[Callable[[], Made]], threads: int = 1) -> Iterator[Made]:
+    """What each of `makes` makes, in order; as many as `threads` are called while the one before them is used.
 
     `makes` itself advances in the caller's thread: what is drawn at random there is drawn in the same order.
     """
-    with ThreadPoolExecutor(1, "raf-ray-batches") as thread:
-        coming: Future[Made] | None = None
+    coming: deque[Future[Made]] = deque()
+    within = torch.get_num_threads()  # of an operator: OpenMP's number is each thread's own
+    with ThreadPoolExecutor(threads, "raf-ray-batches", torch.set_num_threads, (within,)) as pool:
         for make in makes:
-            ready, coming = coming, thread.submit(make)
-            if ready is not None:
-                yield ready.result()
-        if coming is not None:
-            yield coming.result()
+            coming.append(pool.submit(make))
+            if len(coming) > threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()

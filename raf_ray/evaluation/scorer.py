@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raf_ray.data.ahead import made_ahead
 from raf_ray.data.annotations.detections import Detections
 from raf_ray.data.augment import NO_MARGINS, apply
 from raf_ray.data.batches import Batch, Batches, images_at
@@ -66,6 +68,8 @@ class Scorer:
     keep_results: bool = False
     """Keep detections in COCO's result form"""
     task: Task = field(default_factory=Pose)
+    threads: int = 1
+    """Batches judged at a time; the same bits however many."""
     layout: Layout = field(init=False)
     _batches: dict[tuple[str, Size], Batches] = field(default_factory=dict)
 
@@ -197,10 +201,14 @@ class Scorer:
     def _judge(self, batches: Batches) -> tuple[np.ndarray, np.ndarray]:
         """(N, ...) what the task's score needs of each person, (N,) bool: the picture could be read."""
         shard, count = batches.shard, len(batches.shard)
-        judged = np.zeros((count, 0), np.float32)
-        for kept, batch, images in self._shown(batches):
+
+        def judge(kept: np.ndarray, batch: Batch, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
             answer = self.task.answer(self._outputs(images, shard.skeleton), self.decode)
-            found = self.task.judged(answer, batch, Size(*images.shape[-2:]), shard.size)
+            return kept, self.task.judged(answer, batch, Size(*images.shape[-2:]), shard.size)
+
+        judged = np.zeros((count, 0), np.float32)
+        makes = (partial(judge, *shown) for shown in self._shown(batches))
+        for kept, found in made_ahead(makes, self.threads):
             if judged.shape[1:] != found.shape[1:]:
                 judged = np.zeros((count, *found.shape[1:]), np.float32)
             judged[kept] = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,10 @@ from raf_ray.state import Entry
 from raf_ray.tasks import Task
 from raf_ray.tasks.interface import Decode
 from raf_ray.training.spec import DeviceSpec
+
+THREADS = min(4, os.cpu_count() or 1)
+"""Cores that a scorer takes: the last scoring has all to itself, those before it leave them to the clients (it is
+`nice`). A choice: each holds a batch and what the model makes of it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class ScorerSpec:
 
     def build(self, gpu: bool = True) -> Scorer:
         """`gpu`: the process may use one, where the spec wants it."""
+        device = replace(self.device, gpu=self.device.gpu and gpu).claim()
         return Scorer(
             model=self.model.build(),
             people=self.people,
@@ -48,7 +54,7 @@ class ScorerSpec:
             decode=self.decode,
             flip_test=self.flip_test,
             batch_size=self.batch_size,
-            device=replace(self.device, gpu=self.device.gpu and gpu).claim(),
+            device=device,
             bf16=self.device.bf16,
             on_bad_image=self.on_bad_image,
             cache_mb=self.cache_mb,
@@ -58,4 +64,5 @@ class ScorerSpec:
             upsampled=self.upsampled,
             detected=self.detected,
             task=self.task,
+            threads=max(1, THREADS // self.device.threads) if device.type == "cpu" else 1,
         )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from raf_ray.data.ahead import one_ahead
+from raf_ray.data.ahead import made_ahead
 from raf_ray.data.batches import Batch, Batches, Draw, render_pyramid
 from raf_ray.objectives import Objective
 from raf_ray.objectives.levels import Sampling, draw_levels
@@ -51,7 +51,7 @@ class PyramidTask:
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
         makes = self._makes(rng)
         on_gpu = self.batches.device.type == "cuda"
-        return one_ahead(makes) if (on_gpu if self.ahead is None else self.ahead) else (make() for make in makes)
+        return made_ahead(makes) if (on_gpu if self.ahead is None else self.ahead) else (make() for make in makes)
 
     def _makes(self, rng: np.random.Generator) -> Iterator[Callable[[], Batch]]:
         """What makes each batch of an epoch. All that is drawn is drawn here, batch by batch: whoever makes them."""
