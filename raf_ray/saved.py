@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from raf_ray.evaluation.own import sizes_of_clients
 from raf_ray.evaluation.scorer import Scorer
 from raf_ray.evaluation.scores import Scores
 from raf_ray.models import size_divisor
-from raf_ray.models.saving import load_model, read_labels
+from raf_ray.models.saving import load_model
 from raf_ray.request import parts
 from raf_ray.request.crops import crop_rule
 from raf_ray.request.people import load_held_out, skeleton_of, splits_of
@@ -72,15 +73,16 @@ def load_run(folder: Path, overrides: Sequence[str] = (), client: str | None = N
         merge(values, parse_override(word))
     config = validate(Config, values)
     check_task(config, task_of(config))
-    model, joints = load_model(folder / model_file(client), partial(parts.model_spec, config))
+    path = folder / model_file(client)
+    saved = load_model(path, partial(parts.model_spec, config))
     names = {client_of(path.name): path for path in folder.glob(model_file("*"))} if client is None else {}
-    return SavedRun(folder, config, model, joints, names, labels_in(folder / model_file(client)))
+    return SavedRun(folder, config, saved.model, saved.joints, names, labels_of(saved.labels, path))
 
 
-def labels_in(path: Path) -> Labels:
-    """What a model's file says of its run's people. Raises InputError where that is damaged."""
+def labels_of(values: Any, path: Path) -> Labels:
+    """What the model's file at `path` says of its run's people. Raises InputError where that is damaged."""
     try:
-        return TypeAdapter(Labels).validate_python(read_labels(path))
+        return TypeAdapter(Labels).validate_python(values)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         place = ".".join(map(str, ("labels", *first["loc"])))
@@ -107,7 +109,7 @@ def score_run(run: SavedRun, keep_results: bool = False) -> tuple[Scores, People
     asked = sizes_of_clients(clients, sizes, len(clients), scorer.upsampled)
 
     def state_of(client: str) -> np.ndarray:
-        return scorer.layout.read(load_model(run.own[client], partial(parts.model_spec, config))[0])
+        return scorer.layout.read(load_model(run.own[client], partial(parts.model_spec, config)).model)
 
     return scorer.score_each(asked, state_of, split, sizes), scorer.people[split]
 

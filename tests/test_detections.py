@@ -27,7 +27,7 @@ from raf_ray.errors import InputError
 from raf_ray.export import told_of
 from raf_ray.metrics.detections import oks_nms, pose_scores
 from raf_ray.request.boxes import detections_of
-from raf_ray.saved import labels_in, load_run, score_run, skeleton_of_run
+from raf_ray.saved import load_run, score_run, skeleton_of_run
 from raf_ray.tracking.mlflow import extra_metrics
 from tests.exports import JOINTS, LIMBS, box_of, cvat, draw
 
@@ -247,11 +247,12 @@ def older(run: Path, to: Path) -> Path:
 
 
 def test_labels_of_a_damaged_model_are_refused(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "run", tmp_path / "run")
     values = torch.load(run / "run/model.pt", weights_only=True)
     values["labels"]["skeleton"]["sigmas"] = (0.05,) * 3
-    torch.save(values, tmp_path / "model.pt")
+    torch.save(values, tmp_path / "run/model.pt")
     with pytest.raises(InputError, match=r"model\.pt is damaged \(labels\.skeleton.*4 joints but 3 sigmas"):
-        labels_in(tmp_path / "model.pt")
+        load_run(tmp_path / "run")
 
 
 def test_a_run_is_scored_by_its_own_record_of_the_same_joints(run: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_scores_are_of_the_clients_own_people(whole):
     held_out = {tuple(joints.ravel()) for split in prepared.held_out.values() for joints in split.joints}
     sampled = {tuple(joints.ravel()) for joints in people.joints}
     assert sampled <= owned and not sampled & held_out
-    model, _ = load_model(whole.folder / "model.pt", partial(parts.model_spec, config))
+    model = load_model(whole.folder / "model.pt", partial(parts.model_spec, config)).model
     scorer = parts.scorer_spec(config, {**prepared.held_out, "val": people}).build()
     size = parse_size("96x72")
     expected = scorer(prepared.layout.read(model), "val", [size]).by_resolution["96x72"]

@@ -376,8 +376,8 @@ def test_a_runs_own_published_vitpose_comes_back_whole_or_not_at_all(tmp_path: P
     spec = ModelSpec("vitpose_small", 18, 2, options=(("variant", "vitpose"), ("decoder", "simple")))
     state = dict(spec.build().state_dict())
     torch.save({"model": state, "joints": ["left", "right"]}, tmp_path / "model.pt")
-    model, joints = load_model(tmp_path / "model.pt", lambda outputs: spec)
-    assert joints == ("left", "right") and unchanged(model, state)
+    saved = load_model(tmp_path / "model.pt", lambda outputs: spec)
+    assert saved.joints == ("left", "right") and unchanged(saved.model, state)
     del state["keypoint_head.final_layer.bias"]
     torch.save({"model": state, "joints": ["left", "right"]}, tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"lacks keypoint_head\.final_layer\.bias of its own model: it is damaged"):

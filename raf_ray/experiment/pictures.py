@@ -58,7 +58,7 @@ def _predicted(prepared: Prepared, folder: Path, results: Json) -> Sequence[Samp
     split, sizes = config.evaluation.split, trained_sizes(prepared.plans)
 
     def state_of(client: str | None) -> np.ndarray:
-        model, _ = load_model(folder / model_file(client), partial(parts.model_spec, config))
+        model = load_model(folder / model_file(client), partial(parts.model_spec, config)).model
         return prepared.layout.read(model)
 
     by_client: Json = results.get("by_client") or {}

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from raf_ray.errors import InputError
 from raf_ray.models import heatmap_stride
-from raf_ray.models.entries import plain_name, prefixes_in, read_entries, shape_of, without_prefix
+from raf_ray.models.entries import Found, plain_name, prefixes_in, read_entries, shape_of, without_prefix
 from raf_ray.models.layouts import known
 from raf_ray.models.simple_head import decoder_of
 from raf_ray.models.vit_positions import TABLE_GRID, is_position_embedding, resized_table, variant_of
@@ -94,6 +94,14 @@ def load_checkpoint(model: nn.Module, path: str | Path, partial: bool = False) -
     """
     path = Path(path)
     found = read_entries(path)
+    if not partial:
+        otherwise = ", or model.partial=true, which takes all but its last layer"
+        check_stride(found.heatmap_stride, heatmap_stride(model), path, otherwise)
+    return fill(model, found, path, partial)
+
+
+def fill(model: nn.Module, found: Found, path: Path, partial: bool = False) -> CheckpointReport:
+    """`load_checkpoint` of what was read of the file at `path`, whose stride was checked."""
     own = model.state_dict()
     reading = best_reading(found.entries, own, found.source.rpartition(".")[2] in PUBLISHED_KEYS)
     entries = reading.entries
@@ -112,9 +120,6 @@ def load_checkpoint(model: nn.Module, path: str | Path, partial: bool = False) -
         layout=reading.layout,
         decoder=theirs if (theirs := decoder_of(entries)) and decoder_of(own) not in (None, theirs) else None,
     )
-    if not partial:
-        otherwise = ", or model.partial=true, which takes all but its last layer"
-        check_stride(found.heatmap_stride, heatmap_stride(model), path, otherwise)
     check_fit(report, reading, own, path, partial)
     check_values({name: entries[name] for name in fitting}, own, path)
     model.load_state_dict({name: entries[name] for name in fitting}, strict=False)

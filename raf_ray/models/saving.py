@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import nn
 
 from raf_ray.errors import InputError
 from raf_ray.models import ModelSpec, heatmap_stride
-from raf_ray.models.checkpoint import check_stride, load_checkpoint
+from raf_ray.models.checkpoint import check_stride, fill
+from raf_ray.models.entries import Found
 from raf_ray.plain_tensors import save_plain
 from raf_ray.resolution import HEATMAP_STRIDE
 from raf_ray.state import Layout
@@ -29,7 +31,7 @@ def save_model(
 ) -> None:
     """model.pt: plain tensors, names and the heatmaps' `stride`, read with ``torch.load(weights_only=True)``.
 
-    `labels`: more of what the outputs mean, in plain values; `read_labels` gives them back.
+    `labels`: more of what the outputs mean, in plain values.
     """
     save_plain(
         {
@@ -43,13 +45,20 @@ def save_model(
     )
 
 
-def read_labels(path: Path) -> Any:
-    """The `labels` of a file that `load_model` opens, unchecked; {} of an older one, which has none."""
-    return torch.load(path, weights_only=True, map_location="cpu", mmap=True).get("labels", {})
+@dataclass(frozen=True)
+class Saved:
+    """What `save_model` wrote."""
+
+    model: nn.Module
+    """In evaluation mode, on the CPU."""
+    joints: tuple[str, ...]
+    """Names of its outputs"""
+    labels: Any
+    """More of what they mean, unchecked; {} of an older file, which has none"""
 
 
-def load_model(path: Path, model_of: Callable[[int], ModelSpec]) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model that `save_model` wrote, in evaluation mode on the CPU, and the names of its outputs.
+def load_model(path: Path, model_of: Callable[[int], ModelSpec]) -> Saved:
+    """Open what `save_model` wrote.
 
     `model_of` gives the run's model with so many outputs. Raises InputError where the file is damaged
     or of another stride.
@@ -57,13 +66,14 @@ def load_model(path: Path, model_of: Callable[[int], ModelSpec]) -> tuple[nn.Mod
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
         joints, stride = tuple(saved["joints"]), saved.get("heatmap_stride", HEATMAP_STRIDE)
+        found, labels = Found(dict(saved["model"]), "model", [], stride), saved.get("labels", {})
     except Exception as error:  # torch raises a different type for every kind of damage
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged; run it again") from error
     model = model_of(len(joints)).build()
     check_stride(stride, heatmap_stride(model), path)
-    report = load_checkpoint(model, path)
+    report = fill(model, found, path)
     if report.missing or report.mismatched:
         raise InputError(
             f"{path} lacks {(report.missing + report.mismatched)[0]} of its own model: it is damaged; run it again"
         )
-    return model.eval(), joints
+    return Saved(model.eval(), joints, labels)

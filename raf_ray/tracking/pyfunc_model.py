@@ -33,7 +33,7 @@ class PeopleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         self._config = load_config(file=context.artifacts["config"])
         self._task = task_of(self._config)
-        self._model, _ = load_model(Path(context.artifacts["model"]), partial(model_spec, self._config))
+        self._model = load_model(Path(context.artifacts["model"]), partial(model_spec, self._config)).model
 
     @torch.inference_mode()
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
