@@ -30,6 +30,8 @@ class Entry:
     """First element, counted in the floats or, for counters, in the counters."""
     norm: str = ""
     """Class of the norm layer that holds it, such as `GroupNorm`; empty: none does"""
+    frozen: bool = False
+    """A parameter that takes no gradient (`requires_grad_(False)`), so that no client changes it."""
 
     @cached_property
     def size(self) -> int:
@@ -81,7 +83,7 @@ class Layout:
     @classmethod
     def of(cls, model: nn.Module) -> Layout:
         """The layout of a model's state dict. Raises ValueError for a dtype that a buffer cannot hold."""
-        parameters = {name for name, _ in model.named_parameters()}
+        parameters = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         norms = {name: type(module).__name__ for name, module in model.named_modules() if _is_norm(module)}
         found: dict[Kind, list[tuple[str, torch.Tensor]]] = {kind: [] for kind in KINDS}
         for name, tensor in model.state_dict().items():
@@ -98,7 +100,8 @@ class Layout:
             for kind in group:
                 for name, tensor in found[kind]:
                     norm = norms.get(name.rpartition(".")[0], "")
-                    entries.append(Entry(name, tuple(tensor.shape), kind, start, norm))
+                    frozen = not parameters.get(name, True)
+                    entries.append(Entry(name, tuple(tensor.shape), kind, start, norm, frozen))
                     start += tensor.numel()
         return cls(tuple(entries))
 
@@ -128,8 +131,14 @@ class Layout:
 
     @cached_property
     def weights(self) -> tuple[Entry, ...]:
-        """The trained entries, which come first in the floats."""
+        """The model's parameters, which come first in the floats."""
         return tuple(entry for entry in self.entries if entry.kind == "weights")
+
+    def spare_frozen(self, values: np.ndarray) -> None:
+        """Set (num_weights or more,) values to zero where they stand for frozen parameters, in place."""
+        for entry in self.weights:
+            if entry.frozen:
+                values[entry.start : entry.start + entry.size] = 0
 
     def part(self, chosen: Callable[[Entry], bool]) -> Part:
         """Those of the floats' entries that are chosen."""

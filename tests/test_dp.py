@@ -24,6 +24,7 @@ from raf_ray.config import load_config
 from raf_ray.errors import InputError, RunError
 from raf_ray.federation.cohort import CohortSpec, draw_cohort
 from raf_ray.federation.server import Server, init_memory
+from raf_ray.models import build_model
 from raf_ray.report.tables import results_table
 from raf_ray.request.assembly import federation_spec, prepare
 from raf_ray.state import Entry, Layout
@@ -177,6 +178,32 @@ def test_no_update_is_longer_than_the_clip_norm_to_the_last_bit(clipping, seed):
             assert length_of(clipped[:300]) <= bound / math.sqrt(2) and length_of(clipped[300:]) <= bound / math.sqrt(2)
     short = update_of(bound / 2, seed)
     np.testing.assert_array_equal(sent_by(transform, short, sent)[WEIGHTS], short)
+
+
+@pytest.mark.parametrize("clipping", ["flat", "per_layer", "adaptive"])
+def test_frozen_parameters_send_nothing_and_get_no_noise_and_the_others_have_the_whole_norm(clipping):
+    layout = Layout((Entry("a", (300,), "weights", 0, frozen=True), Entry("b", (200,), "weights", 300)))
+    transform = DP(clip=0.5, clipping=clipping, count_noise=1.0)
+    memory = transform.init_server(layout)
+    sent, _ = transform.client({WEIGHTS: update_of(9.0)}, {}, transform.send(memory), layout, RNG)
+    assert not sent[WEIGHTS][:300].any() and length_of(sent[WEIGHTS][300:]) == pytest.approx(0.5, rel=1e-5)
+    stepped, _ = transform.server({WEIGHTS: np.zeros(COUNT)}, memory, Cohort(6, 100, 8.0), layout, RNG)
+    assert not stepped[WEIGHTS][:300].any() and stepped[WEIGHTS][300:].all()
+
+
+def half_frozen(joints: int) -> torch.nn.Module:
+    model = build_model("demo", joints)
+    next(model.parameters()).requires_grad_(False)
+    return model
+
+
+def test_a_run_leaves_a_frozen_layer_as_it_is(tmp_path):
+    words = ("federation.engine=in_process", "model.name=tests.test_dp:half_frozen", *DP_WORDS)
+    for rounds in (1, 2):
+        run_federation(tiny(*words, f"federation.rounds={rounds}"), tmp_path / str(rounds))
+    one, two = (torch.load(tmp_path / name / "model.pt", weights_only=True)["model"] for name in ("1", "2"))
+    frozen = next(name for name, _ in half_frozen(16).named_parameters())
+    assert [name for name in one if torch.equal(one[name], two[name])] == [frozen]
 
 
 def test_a_clipped_update_keeps_its_direction():

@@ -51,6 +51,12 @@ def test_kinds_tell_weights_statistics_and_counters_apart():
     assert kinds["1.num_batches_tracked"] == "counters"
 
 
+def test_a_layout_knows_which_parameters_are_frozen():
+    model = small_model()
+    model[0].requires_grad_(False)
+    assert [entry.name for entry in Layout.of(model).entries if entry.frozen] == ["0.weight", "0.bias"]
+
+
 def test_a_counter_beyond_float32_stays_exact():
     model = small_model()
     model[1].num_batches_tracked.fill_(2**31 + 1)

@@ -75,6 +75,12 @@ def test_noise_has_its_standard_deviation_and_spares_statistics():
     assert (noisy[199_000:] == 3.0).all() and (mean[WEIGHTS] == 3.0).all()
 
 
+def test_noise_spares_frozen_parameters():
+    layout = Layout((Entry("a", (30,), "weights", 0, frozen=True), Entry("b", (20,), "weights", 30)))
+    noisy = Noise().server({WEIGHTS: np.zeros(50)}, {}, Cohort(2, 3, 3), layout, RNG)[0][WEIGHTS]
+    assert not noisy[:30].any() and noisy[30:].all()
+
+
 def test_they_are_made_in_the_order_of_the_config_with_its_parameters():
     config = load_config(overrides=["transforms.apply=[noise, clip, tests.test_transforms:Counting]",
                                     "transforms.noise.std=0.2"])  # fmt: skip

@@ -81,9 +81,11 @@ class DP(Transform):
         if set(vectors) != {WEIGHTS}:
             raise RunError(f"it sends {', '.join(sorted(set(vectors) - {WEIGHTS}))} too, which dp does not protect")
         clipped, norm = vectors[WEIGHTS].copy(), self._norm(sent)
+        layout.spare_frozen(clipped)  # they have no noise, so nothing may leave in them
         if self.clipping == "per_layer":
-            for entry in layout.weights:
-                shorten(clipped[entry.start : entry.start + entry.size], norm / math.sqrt(len(layout.weights)))
+            trained = [entry for entry in layout.weights if not entry.frozen]
+            for entry in trained:
+                shorten(clipped[entry.start : entry.start + entry.size], norm / math.sqrt(len(trained)))
             return {WEIGHTS: clipped}, memory
         length = shorten(clipped[: layout.count("weights")], norm)
         if self.clipping == "flat":
@@ -98,6 +100,7 @@ class DP(Transform):
     ) -> tuple[Vectors, Memory]:
         noisy, count = mean[WEIGHTS].copy(), layout.count("weights")
         noise = rng.normal(0.0, self.update_noise(cohort.expected) * self._norm(memory), count)
+        layout.spare_frozen(noise)
         noisy[:count] = (noisy[:count] * cohort.answered + noise) / cohort.expected
         if self.clipping != "adaptive":
             return {WEIGHTS: noisy}, memory

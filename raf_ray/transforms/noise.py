@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=PARAMETERS)
 class Noise(Transform):
-    """The mean update of the weights gets independent noise N(0, std^2). No privacy is accounted for."""
+    """Independent noise N(0, std^2) on the mean update of the weights, frozen ones not. No privacy is accounted for."""
 
     std: Annotated[float, Field(gt=0)] = 0.001
     """Standard deviation for each weight."""
@@ -26,5 +26,7 @@ class Noise(Transform):
         self, mean: Vectors, memory: Memory, cohort: Cohort, layout: Layout, rng: np.random.Generator
     ) -> tuple[Vectors, Memory]:
         noisy, count = mean[WEIGHTS].copy(), layout.count("weights")
-        noisy[:count] += rng.normal(0.0, self.std, count)
+        noise = rng.normal(0.0, self.std, count)
+        layout.spare_frozen(noise)
+        noisy[:count] += noise
         return {**mean, WEIGHTS: noisy}, memory
