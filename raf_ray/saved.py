@@ -75,8 +75,8 @@ def load_run(folder: Path, overrides: Sequence[str] = (), client: str | None = N
     check_task(config, task_of(config))
     path = folder / model_file(client)
     saved = load_model(path, partial(parts.model_spec, config))
-    names = {client_of(path.name): path for path in folder.glob(model_file("*"))} if client is None else {}
-    return SavedRun(folder, config, saved.model, saved.joints, names, labels_of(saved.labels, path))
+    own = {client_of(file.name): file for file in folder.glob(model_file("*"))} if client is None else {}
+    return SavedRun(folder, config, saved.model, saved.joints, own, labels_of(saved.labels, path))
 
 
 def labels_of(values: Any, path: Path) -> Labels:

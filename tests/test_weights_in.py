@@ -382,3 +382,6 @@ def test_a_runs_own_published_vitpose_comes_back_whole_or_not_at_all(tmp_path: P
     torch.save({"model": state, "joints": ["left", "right"]}, tmp_path / "model.pt")
     with pytest.raises(InputError, match=r"lacks keypoint_head\.final_layer\.bias of its own model: it is damaged"):
         load_model(tmp_path / "model.pt", lambda outputs: spec)
+    torch.save({"model": {"backbone": 3}, "joints": ["left", "right"]}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"model\.pt holds no state dict"):
+        load_model(tmp_path / "model.pt", lambda outputs: spec)

@@ -57,7 +57,11 @@ def read_entries(path: Path) -> Found:
         raise InputError(f"the checkpoint {path} is a folder; give a file")
     if not path.is_file():
         raise InputError(f"there is no checkpoint file {path}: check the path")
-    content = _content(path)
+    return entries_in(_content(path), path)
+
+
+def entries_in(content: Any, path: Path) -> Found:
+    """The state dict in what was read of the file at `path`. Raises InputError where there is none."""
     found = _state_dicts(content)
     if not found:
         raise InputError(

@@ -14,7 +14,7 @@ from torch import nn
 from raf_ray.errors import InputError
 from raf_ray.models import ModelSpec, heatmap_stride
 from raf_ray.models.checkpoint import check_stride, fill
-from raf_ray.models.entries import Found
+from raf_ray.models.entries import entries_in
 from raf_ray.plain_tensors import save_plain
 from raf_ray.resolution import HEATMAP_STRIDE
 from raf_ray.state import Layout
@@ -66,12 +66,12 @@ def load_model(path: Path, model_of: Callable[[int], ModelSpec]) -> Saved:
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
         joints, stride = tuple(saved["joints"]), saved.get("heatmap_stride", HEATMAP_STRIDE)
-        found, labels = Found(dict(saved["model"]), "model", [], stride), saved.get("labels", {})
+        labels = saved.get("labels", {})
     except Exception as error:  # torch raises a different type for every kind of damage
         raise InputError(f"{path} cannot be read ({type(error).__name__}): it is damaged; run it again") from error
     model = model_of(len(joints)).build()
     check_stride(stride, heatmap_stride(model), path)
-    report = fill(model, found, path)
+    report = fill(model, entries_in(saved, path), path)
     if report.missing or report.mismatched:
         raise InputError(
             f"{path} lacks {(report.missing + report.mismatched)[0]} of its own model: it is damaged; run it again"
